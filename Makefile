@@ -1,0 +1,80 @@
+# ring3. "make help" lists what there is to make.
+
+GO    ?= go
+BIN   := bin
+RING3 := $(BIN)/ring3
+
+# What "make run" and "make test" need beside Go. The tests compare with
+# objdump, build small guests with gcc and check the ACPI tables with iasl.
+RUN_PACKAGES  := apt
+TEST_PACKAGES := apt acpica-tools binutils busybox-static gcc gcc-multilib libc6-dev
+
+# The linter is built at this version and kept under bin/.
+STATICCHECK_VERSION := v0.8.2
+STATICCHECK         := $(BIN)/staticcheck-$(STATICCHECK_VERSION)
+
+# One package may take this long; the whole suite stays under 15 minutes.
+TEST_TIMEOUT := 14m
+
+export CGO_ENABLED := 0
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/ring3
+	$(GO) build -o $(RING3) ./cmd/ring3
+
+.PHONY: run-deps
+run-deps:
+	@.ci/deps $(RUN_PACKAGES)
+
+.PHONY: run
+run: run-deps build ## boot the default kernel to a shell in this terminal
+	@$(RING3) run
+
+.PHONY: test-deps
+test-deps:
+	@.ci/deps $(TEST_PACKAGES)
+
+.PHONY: test
+test: test-deps build ## run every test
+	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./...
+
+.PHONY: fmt
+fmt: ## format the sources in place
+	gofmt -w $$(git ls-files '*.go')
+
+$(STATICCHECK):
+	@mkdir -p $(BIN)/tmp
+	GOBIN=$(CURDIR)/$(BIN)/tmp $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION)
+	@mv $(BIN)/tmp/staticcheck $@ && rmdir $(BIN)/tmp
+
+.PHONY: lint-tool
+lint-tool: $(STATICCHECK)
+
+.PHONY: check
+check: check-format check-vet check-lint check-tree ## formatting, vet, linter, clean tree
+
+.PHONY: check-format
+check-format:
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); \
+	[ -z "$$bad" ] || { echo "not formatted (make fmt):"; echo "$$bad"; exit 1; }
+
+.PHONY: check-vet
+check-vet:
+	$(GO) vet ./...
+
+.PHONY: check-lint
+check-lint: $(STATICCHECK)
+	$(STATICCHECK) ./...
+
+.PHONY: check-tree
+check-tree:
+	@bad=$$(git status --porcelain); \
+	[ -z "$$bad" ] || { echo "the tree is not clean:"; echo "$$bad"; exit 1; }
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN)
