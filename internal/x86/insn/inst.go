@@ -2,6 +2,12 @@
 // that it drives. table.txt lists every encoding in the manuals' own notation;
 // tool/insngen turns it into Go. Whatever looks at code (interpreter, scanner
 // of user pages, tracer, tests) uses this decoder.
+//
+// Mnemonics (see Op) are those of the SDM without a size suffix. Operands that
+// are fixed registers (AL, rAX, DX, CL, the constant 1) are Args like any other;
+// implicit ones that the manual does not write down are not. Memory operands of
+// string instructions are ArgStrSrc and ArgStrDst, their Size is that of the
+// element. The fifth operand of the VPERMIL2 instructions is only in Imm.
 package insn
 
 // Mode is the operating mode that decides default sizes (SDM vol. 1, 3.6).

@@ -1,0 +1,3 @@
+package insn
+
+//go:generate go run ring3/tool/insngen
