@@ -36,7 +36,6 @@ func New() (*Executor, error) {
 	f.leave, _ = codeAddresses()
 	f.reset = x.base + resetOffset
 	le.PutUint32(at[pageBytes](f.reset)[offMXCSR:], defaultMXCSR)
-	f.mask = x.host.XCR0
 
 	// XSAVE tells which MXCSR bits exist (SDM vol. 1, 11.6.6).
 	img := at[cpu.FPU](x.base + fpuOffset)
@@ -89,6 +88,14 @@ func (x *Executor) run(entry uintptr, ctx *Context) Fault {
 		x.checkImage(ctx.FPU)
 		x.fpu = ctx.FPU
 		f.fpu = imageAddress(x.fpu)
+		f.mask = x.host.XCR0
+		if ctx.Mask != 0 {
+			f.mask &= ctx.Mask
+		}
+		f.light = 0
+		if f.mask&(1<<CompX87) == 0 && x.host.XCR0>>CompAVX&1 != 0 {
+			f.light = 1
+		}
 	}
 
 	enter(f)

@@ -11,6 +11,7 @@ type frame struct {
 	fpu   uintptr // guest XSAVE image, 64-byte aligned; 0: extended state is not touched
 	mask  uint64  // components to restore and save
 	reset uintptr // XSAVE image with everything in its initial configuration
+	light uint64  // not 0: no x87 state is loaded, and the host has AVX
 	entry uintptr // where enter jumps to: a snippet
 	leave uintptr // where the exit code jumps to
 
@@ -31,6 +32,10 @@ type Context struct {
 	// FPU is the extended state. Its area must be 64-byte aligned. Nil: the
 	// instruction neither reads nor changes extended state.
 	FPU *cpu.FPU
+	// Mask are the components of FPU to load and store, cut to those of
+	// Host.XCR0; 0 means all. The others have any value while code runs, and
+	// keep theirs in FPU.
+	Mask uint64
 }
 
 // Fault is what stopped a snippet.

@@ -95,6 +95,14 @@ func TestVectorState(t *testing.T) {
 	if got := le.Uint16(fpu.Area[32+16+8:]); got != 0x3fff {
 		t.Errorf("st1 exponent %#x after fld1, fldpi", got)
 	}
+	// With a mask the x87 stack stays as it is, and vector registers change.
+	ctx.Mask = 1<<CompSSE | 1<<CompAVX
+	x.Run([]byte{0xd9, 0xe8}, &ctx)
+	x.Run([]byte{0x66, 0x41, 0x0f, 0xd4, 0xcf}, &ctx)
+	ctx.Mask = 0
+	if lo, _ := xmm(fpu, 1); lo != 21 || fpu.Area[4] != 0xc0 {
+		t.Errorf("masked run: xmm1 %d, x87 tags %#x", lo, fpu.Area[4])
+	}
 	// ldmxcsr [scratch]: guest rounding mode stays the guest's
 	s, addr := x.Scratch()
 	le.PutUint32(s, 0x7f80)
@@ -276,7 +284,7 @@ func BenchmarkIntegerNop(b *testing.B) {
 
 func BenchmarkSSE(b *testing.B) {
 	x := newExecutor(b)
-	ctx := Context{FPU: newFPU()}
+	ctx := Context{FPU: newFPU(), Mask: 1<<CompSSE | 1<<CompAVX}
 	for b.Loop() {
 		x.Run([]byte{0x66, 0x0f, 0xd4, 0xff}, &ctx)
 	}
@@ -284,10 +292,18 @@ func BenchmarkSSE(b *testing.B) {
 
 func BenchmarkAVX(b *testing.B) {
 	x := newExecutor(b)
-	ctx := Context{FPU: newFPU()}
+	ctx := Context{FPU: newFPU(), Mask: 1<<CompSSE | 1<<CompAVX}
 	x.Run([]byte{0xc5, 0xe5, 0x76, 0xdb}, &ctx)
 	for b.Loop() {
 		x.Run([]byte{0xc5, 0xe5, 0xfe, 0xdb}, &ctx)
+	}
+}
+
+func BenchmarkAllComponents(b *testing.B) {
+	x := newExecutor(b)
+	ctx := Context{FPU: newFPU()}
+	for b.Loop() {
+		x.Run([]byte{0x66, 0x0f, 0xd4, 0xff}, &ctx)
 	}
 }
 
