@@ -1,0 +1,218 @@
+// Package machine assembles a PC from its parts and runs it: RAM, a virtual
+// CPU with its two engines, interrupt controllers, timers, the devices that a
+// stock kernel looks for, ACPI tables, and the kernel itself.
+package machine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync/atomic"
+
+	"ring3/internal/boot"
+	"ring3/internal/bus"
+	"ring3/internal/direct"
+	"ring3/internal/guestmem"
+	"ring3/internal/interp"
+	"ring3/internal/irqchip"
+	"ring3/internal/stats"
+	"ring3/internal/timer"
+	"ring3/internal/vcpu"
+	"ring3/internal/x86"
+	"ring3/internal/x86/cpuid"
+)
+
+// Limits of a machine.
+const (
+	MinMemory = 16 << 20 // bytes; a stock kernel needs far more
+	MaxMemory = 64 << 30
+	MaxCPUs   = 1
+)
+
+// Config describes a machine.
+type Config struct {
+	Kernel     string // path of a bzImage or ELF vmlinux
+	Initrd     string // path, empty for none or InitrdData
+	InitrdData []byte
+	CmdLine    string
+	Memory     uint64 // bytes of RAM, a multiple of 4096
+	CPUs       int
+	Cache      boot.Cache   // of unpacked kernels; may be nil
+	Serial     [4]io.Writer // what the guest writes to ttyS0 to ttyS3; nil discards
+	Timed      bool         // time the exits, for WriteStats
+	Log        *slog.Logger // may be nil
+}
+
+// InputError is a mistake in a Config: the message names what and why.
+type InputError struct{ Reason string }
+
+func (e *InputError) Error() string { return e.Reason }
+
+func (cfg *Config) check() error {
+	switch {
+	case cfg.Memory < MinMemory:
+		return &InputError{fmt.Sprintf("memory: %d bytes are too few, a kernel needs at least %d MiB", cfg.Memory, MinMemory>>20)}
+	case cfg.Memory > MaxMemory:
+		return &InputError{fmt.Sprintf("memory: %d bytes are too many, at most %d GiB", cfg.Memory, MaxMemory>>30)}
+	case cfg.Memory%x86.PageSize != 0:
+		return &InputError{fmt.Sprintf("memory: %d bytes are not a multiple of 4096", cfg.Memory)}
+	case cfg.CPUs < 1 || cfg.CPUs > MaxCPUs:
+		return &InputError{fmt.Sprintf("cpus: %d, this version runs %d virtual CPU", cfg.CPUs, MaxCPUs)}
+	}
+	return nil
+}
+
+// End says how a run ended.
+type End = vcpu.End
+
+// Result is the outcome of a run.
+type Result struct {
+	End End
+	// RIP and CR3 are where the CPU was; for reports of a triple fault.
+	RIP, CR3 uint64
+}
+
+// Machine is one virtual machine. It is built by New, run once by Run, and
+// must be closed.
+type Machine struct {
+	mem     *guestmem.Memory
+	clock   *timer.Host
+	chip    *irqchip.Chip
+	pio     bus.Bus
+	mmio    bus.Bus
+	cpu     *interp.CPU
+	user    *direct.Engine
+	vcpu    *vcpu.VCPU
+	dev     devices
+	env     *env
+	log     *slog.Logger
+	running atomic.Bool
+}
+
+// New builds a machine and loads its kernel. Mistakes in cfg are reported as
+// *InputError or *boot.InputError.
+func New(cfg Config) (m *Machine, err error) {
+	if cfg.CPUs == 0 {
+		cfg.CPUs = 1
+	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	m = &Machine{log: cfg.Log}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close())
+			m = nil
+		}
+	}()
+	if m.mem, err = guestmem.New(cfg.Memory); err != nil {
+		return m, err
+	}
+	// Load first: mistakes in the input show before any process is started.
+	entry, err := m.load(cfg)
+	if err != nil {
+		return m, err
+	}
+	if m.clock, err = timer.NewHost(); err != nil {
+		return m, err
+	}
+	m.chip = irqchip.New(irqchip.Config{CPUs: cfg.CPUs, Clock: m.clock})
+	m.pio.Timed, m.mmio.Timed = cfg.Timed, cfg.Timed
+	if err = m.attachDevices(cfg); err != nil {
+		return m, err
+	}
+	m.env = &env{m: m, cpuid: cpuid.New(cpuid.Options{CPUs: cfg.CPUs, TSCkHz: uint32(m.clock.Hz() / 1000)}), msr: map[uint32]uint64{}}
+	m.cpu = interp.New(m.mem, &m.pio, &m.mmio, m.env)
+	m.user, err = direct.New(direct.Config{Mem: m.mem, State: &m.cpu.State})
+	if err != nil {
+		return m, err
+	}
+	m.vcpu = vcpu.New(m.cpu, m.user, m.chip, cfg.Timed)
+	m.chip.Notify = func(int) { m.vcpu.Kick() }
+	entry.Apply(&m.cpu.State)
+	m.cpu.StateLoaded()
+	return m, nil
+}
+
+// load puts the kernel and all that it is told into RAM.
+func (m *Machine) load(cfg Config) (boot.Entry, error) {
+	tables, rsdp, err := acpiTables(cfg.CPUs)
+	if err != nil {
+		return boot.Entry{}, err
+	}
+	if err := m.mem.WriteAt(tables, boot.ACPIAddr); err != nil {
+		return boot.Entry{}, err
+	}
+	kernel, kc, err := boot.OpenFile(cfg.Kernel)
+	if err != nil {
+		return boot.Entry{}, err
+	}
+	defer kc.Close()
+	bc := boot.Config{Kernel: kernel, Cmdline: cfg.CmdLine, RSDP: rsdp, Cache: cfg.Cache, Seed: make([]byte, 64)}
+	rand.Read(bc.Seed)
+	switch {
+	case cfg.InitrdData != nil:
+		bc.Initrd = boot.FileFromBytes("built-in userland", cfg.InitrdData)
+	case cfg.Initrd != "":
+		f, c, err := boot.OpenFile(cfg.Initrd)
+		if err != nil {
+			return boot.Entry{}, err
+		}
+		defer c.Close()
+		bc.Initrd = f
+	}
+	return boot.Load(m.mem, bc)
+}
+
+// Run runs the machine until the guest ends it or ctx is cancelled. It can be
+// called once.
+func (m *Machine) Run(ctx context.Context) (Result, error) {
+	if !m.running.CompareAndSwap(false, true) {
+		return Result{}, errors.New("BUG: machine run twice")
+	}
+	end, err := m.vcpu.Run(ctx)
+	s := m.vcpu.State()
+	return Result{End: end, RIP: s.RIP, CR3: s.CR3}, err
+}
+
+// Stop ends the machine at once.
+func (m *Machine) Stop() { m.vcpu.End(vcpu.Stopped) }
+
+// Close gives back all that the machine holds: memory, processes, threads.
+// The machine must not be running.
+func (m *Machine) Close() error {
+	var errs []error
+	errs = append(errs, m.dev.close())
+	if m.user != nil {
+		errs = append(errs, m.user.Close())
+	}
+	if m.clock != nil {
+		errs = append(errs, m.clock.Close())
+	}
+	if m.mem != nil {
+		errs = append(errs, m.mem.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// WriteStats prints the table of exits. It may be called while the machine
+// runs and after it has ended.
+func (m *Machine) WriteStats(w io.Writer) error {
+	var t stats.Table
+	m.vcpu.Do(func() {
+		m.vcpu.AddStats(&t)
+		for _, r := range m.pio.Ranges() {
+			t.Add("port", r.Name, r.Count, r.Time)
+		}
+		for _, r := range m.mmio.Ranges() {
+			t.Add("mmio", r.Name, r.Count, r.Time)
+		}
+	})
+	return t.Write(w)
+}

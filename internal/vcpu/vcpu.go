@@ -1,0 +1,231 @@
+// Package vcpu is the run loop of one virtual CPU. It decides which engine
+// runs next, hands over interrupts and exceptions, and sleeps in HLT:
+//
+//  1. An interrupt that is pending and not masked is delivered.
+//  2. At CPL 3 in long mode the guest's code runs directly on the processor,
+//     in a stub process (package direct); everything else is interpreted
+//     (package interp).
+//  3. What direct execution could not do comes back as an exit: a system call
+//     or a sensitive instruction is executed by the interpreter, an exception
+//     is delivered through the guest's IDT.
+//
+// The loop runs on one locked OS thread. Kick, End and Do may be called
+// from any goroutine.
+package vcpu
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"ring3/internal/cpu"
+	"ring3/internal/direct"
+	"ring3/internal/interp"
+	"ring3/internal/x86"
+)
+
+// End says why a virtual CPU stopped for good.
+type End uint32
+
+// Ends of a run.
+const (
+	Running     End = iota
+	PowerOff        // the guest switched the machine off
+	Reset           // the guest asked for a reset
+	TripleFault     // shutdown state (SDM vol. 3A, section 6.15, double fault)
+	Stopped         // the host asked for it
+)
+
+func (e End) String() string {
+	return [...]string{"running", "power-off", "reset", "triple fault", "stopped"}[e]
+}
+
+// InterruptSource is the interrupt controller as the CPU sees it.
+type InterruptSource interface {
+	// PendingInterrupt reports whether Acknowledge would return a vector. It
+	// must be cheap.
+	PendingInterrupt() bool
+	// Acknowledge takes the vector of the pending interrupt with the highest
+	// priority (the INTA cycle).
+	Acknowledge() (vector uint8, ok bool)
+}
+
+// budget is the number of interpreted instructions after which the loop looks
+// up even without a kick.
+const budget = 1 << 20
+
+// maxDeaths is how many stubs may die without any progress before the machine
+// is given up.
+const maxDeaths = 8
+
+// VCPU is one virtual CPU.
+type VCPU struct {
+	cpu    *interp.CPU
+	user   *direct.Engine
+	intr   InterruptSource
+	timed  bool
+	end    atomic.Uint32
+	wake   chan struct{}
+	calls  chan func()   // to be made on the vCPU thread
+	done   chan struct{} // closed when Run has returned
+	deaths int
+
+	c Counters
+}
+
+// New makes a virtual CPU from its engines. With timed, exits are timed.
+func New(c *interp.CPU, user *direct.Engine, intr InterruptSource, timed bool) *VCPU {
+	return &VCPU{cpu: c, user: user, intr: intr, timed: timed,
+		wake: make(chan struct{}, 1), calls: make(chan func(), 1), done: make(chan struct{})}
+}
+
+// Kick makes the loop look at its events soon, wherever it is.
+func (v *VCPU) Kick() {
+	v.cpu.Kick()
+	v.user.Kick()
+	select {
+	case v.wake <- struct{}{}:
+	default:
+	}
+}
+
+// End asks the loop to stop with the given reason; the first reason wins.
+func (v *VCPU) End(e End) {
+	v.end.CompareAndSwap(uint32(Running), uint32(e))
+	v.Kick()
+}
+
+// Do calls fn on the vCPU thread, at the next exit, or at once when Run has
+// returned. It returns when fn has.
+func (v *VCPU) Do(fn func()) {
+	called := make(chan struct{})
+	select {
+	case <-v.done:
+		fn()
+		return
+	case v.calls <- func() { fn(); close(called) }:
+	}
+	v.Kick()
+	select {
+	case <-called:
+	case <-v.done:
+		// Run may have ended without taking the call.
+		select {
+		case f := <-v.calls:
+			f()
+		case <-called:
+		}
+	}
+}
+
+// Run runs the guest until it ends or ctx is cancelled.
+func (v *VCPU) Run(ctx context.Context) (End, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer close(v.done)
+	stop := context.AfterFunc(ctx, func() { v.End(Stopped) })
+	defer stop()
+	c := v.cpu
+	c.StopAtUser = true
+	v.c.start = time.Now()
+	for {
+		if e := End(v.end.Load()); e != Running {
+			return e, nil
+		}
+		select {
+		case f := <-v.calls:
+			f()
+		default:
+		}
+		pending := v.intr.PendingInterrupt()
+		if pending && c.RFLAGS&x86.FlagIF != 0 && !c.InterruptShadow {
+			if vec, ok := v.intr.Acknowledge(); ok {
+				v.c.Interrupts[vec]++
+				c.Halted = false
+				c.Interrupt(vec)
+				continue
+			}
+			pending = false
+		}
+		if c.Halted {
+			v.sleep()
+			continue
+		}
+		c.WantWindow = pending
+		var err error
+		if c.CPL == 3 && c.LongMode() && c.RFLAGS&x86.FlagVM == 0 {
+			err = v.runUser()
+		} else {
+			err = v.runKernel()
+		}
+		if err != nil {
+			return Stopped, err
+		}
+	}
+}
+
+// sleep waits in HLT for something to happen.
+func (v *VCPU) sleep() {
+	start := time.Now()
+	<-v.wake
+	v.c.Halts++
+	v.c.HaltTime += time.Since(start)
+}
+
+// runKernel interprets until the guest returns to user mode or something
+// must be looked at.
+func (v *VCPU) runKernel() error {
+	switch e := v.cpu.Run(budget); e {
+	case interp.ExitUser, interp.ExitHalt, interp.ExitKick, interp.ExitBudget:
+	case interp.ExitShutdown:
+		v.end.CompareAndSwap(uint32(Running), uint32(TripleFault))
+	default:
+		return fmt.Errorf("BUG: unknown interpreter exit %d", e)
+	}
+	return nil
+}
+
+// step interprets one instruction at CPL 3.
+func (v *VCPU) step() {
+	if v.cpu.Step() == interp.ExitShutdown {
+		v.end.CompareAndSwap(uint32(Running), uint32(TripleFault))
+	}
+}
+
+// runUser runs guest user code directly until it leaves.
+func (v *VCPU) runUser() error {
+	v.resumed()
+	e := v.user.Run()
+	v.left(e)
+	switch e.Kind {
+	case direct.ExitKick:
+	case direct.ExitSyscall, direct.ExitNeedStep:
+		v.deaths = 0
+		v.step()
+	case direct.ExitException:
+		v.deaths = 0
+		v.inject(e)
+	case direct.ExitDied:
+		if v.deaths++; v.deaths > maxDeaths {
+			return fmt.Errorf("stub processes keep dying: %w", e.Err)
+		}
+		// The process that the guest ran there is beyond repair; a general
+		// protection fault makes its kernel end it.
+		v.inject(direct.Exit{Vector: x86.VecGP, HasErr: true})
+	default:
+		return fmt.Errorf("BUG: unknown direct exit %d", e.Kind)
+	}
+	return nil
+}
+
+func (v *VCPU) inject(e direct.Exit) {
+	v.cpu.Inject(e.Vector, e.HasErr, e.ErrCode, e.CR2)
+	if e.Vector == x86.VecPF {
+		v.user.MapHint(e.CR2)
+	}
+}
+
+// State is the architectural state; read it only while Run is not running.
+func (v *VCPU) State() *cpu.State { return &v.cpu.State }
