@@ -1,0 +1,215 @@
+// Package initramfs builds the built-in userland of a guest: BusyBox, a few
+// files under /etc, and scripts that either give a shell on the console or run
+// one command, the job, and hand its input, output and exit status to the
+// host over serial ports. Package guestjob is the host's end.
+//
+// The guest's files are in rootfs/ as they appear in the guest.
+package initramfs
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"time"
+)
+
+//go:embed rootfs
+var rootfs embed.FS
+
+// Options tell what goes into an archive.
+type Options struct {
+	BusyBox  string // path of a static x86-64 BusyBox with the usual applets
+	Hostname string // "ring3" if empty
+	Term     string // $TERM of the shell or job, "linux" if empty
+	Rows     int    // size of the terminal, 0 if unknown
+	Cols     int
+	Job      *Job   // nil for an interactive shell on the console
+	Files    []File // further files
+}
+
+// Job is the one command that the guest is to run.
+type Job struct {
+	Args []string // command and arguments; a command without a slash is searched for in $PATH
+	Env  []string // NAME=VALUE, added to PATH, HOME, USER, SHELL and TERM
+	Dir  string   // working directory, "/root" if empty
+	TTY  bool     // on a terminal, ttyS1, instead of three pipes
+}
+
+// File is a regular file to put into the archive.
+type File struct {
+	Path string
+	Mode fs.FileMode // permissions
+	Data []byte
+}
+
+// Build returns an uncompressed cpio archive, a few MiB in size.
+func Build(ctx context.Context, o Options) ([]byte, error) {
+	bb, err := os.ReadFile(o.BusyBox)
+	if err != nil {
+		return nil, fmt.Errorf("initramfs: %w", err)
+	}
+	if err := checkStatic(bb); err != nil {
+		return nil, fmt.Errorf("initramfs: %s: %w", o.BusyBox, err)
+	}
+	applets, err := listApplets(ctx, o.BusyBox)
+	if err != nil {
+		return nil, fmt.Errorf("initramfs: %s: %w", o.BusyBox, err)
+	}
+	conf, err := o.config()
+	if err != nil {
+		return nil, fmt.Errorf("initramfs: %w", err)
+	}
+	var out bytes.Buffer
+	out.Grow(len(bb) + 1<<18)
+	w := newWriter(&out)
+	for _, d := range []string{"dev", "proc", "sys", "run", "root", "tmp", "mnt", "var/log", "usr/bin", "usr/sbin", "sbin", "etc", "ring3"} {
+		w.dir(d)
+	}
+	// The kernel opens the console before anybody can mount /dev.
+	w.add(entry{path: "dev/console", mode: modeChar | 0o600, major: 5, minor: 1})
+	w.add(entry{path: "dev/null", mode: modeChar | 0o666, major: 1, minor: 3})
+	for _, f := range o.Files {
+		w.add(entry{path: f.Path, mode: modeReg | uint32(f.Mode.Perm()), data: f.Data})
+	}
+	if err := addRootfs(w); err != nil {
+		return nil, err
+	}
+	w.add(entry{path: "ring3/config", mode: modeReg | 0o644, data: conf})
+	w.add(entry{path: "bin/busybox", mode: modeReg | 0o755, data: bb})
+	for _, a := range applets {
+		w.add(entry{path: a, mode: modeLink | 0o777, data: []byte("/bin/busybox")})
+	}
+	if err := w.close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// addRootfs adds the embedded files. Scripts, told by their first bytes, are
+// executable.
+func addRootfs(w *writer) error {
+	return fs.WalkDir(rootfs, "rootfs", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := rootfs.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		mode := uint32(modeReg | 0o644)
+		if bytes.HasPrefix(b, []byte("#!")) {
+			mode |= 0o111
+		}
+		w.add(entry{path: strings.TrimPrefix(p, "rootfs/"), mode: mode, data: b})
+		return nil
+	})
+}
+
+// checkStatic makes sure that the guest can run the program b, there being no
+// dynamic linker in it.
+func checkStatic(b []byte) error {
+	f, err := elf.NewFile(bytes.NewReader(b))
+	if err != nil {
+		return fmt.Errorf("not a program: %w", err)
+	}
+	if f.Machine != elf.EM_X86_64 {
+		return fmt.Errorf("program for another machine: %v", f.Machine)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return errors.New("needs a dynamic linker; a static BusyBox is wanted")
+		}
+	}
+	return nil
+}
+
+// listApplets asks a BusyBox for the paths its applets want, such as
+// "usr/bin/awk".
+func listApplets(ctx context.Context, path string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "--list-full").Output()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list its applets: %w", err)
+	}
+	list := strings.Fields(string(out))
+	for _, need := range []string{"sh", "init", "mount", "stty", "setsid", "dd", "poweroff", "mkfifo", "cat"} {
+		if !hasApplet(list, need) {
+			return nil, fmt.Errorf("this BusyBox has no %s", need)
+		}
+	}
+	return list, nil
+}
+
+func hasApplet(list []string, name string) bool {
+	for _, a := range list {
+		if strings.HasSuffix("/"+a, "/"+name) {
+			return true
+		}
+	}
+	return false
+}
+
+var validEnv = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// config writes the options as shell assignments, for the guest's scripts to
+// read. The job's words become the positional parameters.
+func (o *Options) config() ([]byte, error) {
+	var b bytes.Buffer
+	var bad error
+	set := func(name, val string) {
+		if strings.Contains(val, "\x00") {
+			bad = fmt.Errorf("NUL byte in %q", val)
+		}
+		fmt.Fprintf(&b, "%s=%s\n", name, quote(val))
+	}
+	set("hostname", orElse(o.Hostname, "ring3"))
+	set("term", orElse(o.Term, "linux"))
+	fmt.Fprintf(&b, "rows=%d\ncols=%d\n", o.Rows, o.Cols)
+	if o.Job == nil {
+		set("mode", "shell")
+		return b.Bytes(), bad
+	}
+	if len(o.Job.Args) == 0 || o.Job.Args[0] == "" {
+		return nil, errors.New("empty command")
+	}
+	set("mode", map[bool]string{false: "pipes", true: "tty"}[o.Job.TTY])
+	set("dir", orElse(o.Job.Dir, "/root"))
+	b.WriteString("set --")
+	for _, a := range o.Job.Args {
+		if strings.Contains(a, "\x00") {
+			bad = fmt.Errorf("NUL byte in argument %q", a)
+		}
+		b.WriteString(" " + quote(a))
+	}
+	// In a function, called in the job's process alone: the job may set HOME,
+	// PATH and the like without the scripts noticing.
+	b.WriteString("\njob_env() {\n:\n")
+	for _, e := range o.Job.Env {
+		name, val, ok := strings.Cut(e, "=")
+		if !ok || !validEnv.MatchString(name) {
+			return nil, fmt.Errorf("%q is not NAME=VALUE", e)
+		}
+		set("export "+name, val)
+	}
+	b.WriteString("}\n")
+	return b.Bytes(), bad
+}
+
+// quote makes s one word for a POSIX shell.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+func orElse(s, alt string) string {
+	if s == "" {
+		return alt
+	}
+	return s
+}
