@@ -1,15 +1,72 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"io"
 	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
 )
 
 // Main runs the command line args and returns the exit status.
-func Main(args []string, stdin, stdout, stderr *os.File) int {
-	fmt.Fprintln(io.Writer(stderr), "ring3: not built yet")
-	return exitUsage
+func Main(args []string) int {
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(context.Background())
+	return report(os.Stderr, err)
 }
 
-const exitUsage = 2
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ring3",
+		Short: "run virtual machines without hardware virtualization",
+		Long: `ring3 runs x86-64 virtual machines with unmodified Linux kernels. It needs no
+VT-x or SVM, no /dev/kvm, no kernel module and no root.`,
+		Example: `  ring3 run                     a shell in a virtual machine
+  ring3 run -- uname -a         run one command there
+  ring3 check                   can this host run virtual machines?`,
+		SilenceErrors: true, // report prints them
+		SilenceUsage:  true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError("unknown command %q (ring3 --help lists them)", args[0])
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError("%s (%s --help lists the flags)", flagMessage(err), c.CommandPath())
+	})
+	root.AddCommand(newRunCommand(), newKernelCommand(), newCheckCommand(), newVersionCommand())
+	return root
+}
+
+// flagMessage shortens what pflag says about a bad value.
+func flagMessage(err error) string {
+	m := err.Error()
+	if rest, found := strings.CutPrefix(m, "invalid argument "); found {
+		if _, value, found := strings.Cut(rest, " flag: "); found {
+			if _, flag, found := strings.Cut(rest, "for \""); found {
+				flag, _, _ = strings.Cut(flag, "\"")
+				return flag + ": " + strings.Replace(value, "strconv.ParseInt: parsing ", "", 1)
+			}
+		}
+	}
+	return m
+}
+
+// noArguments rejects arguments, in one line as everything else.
+func noArguments(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError("unexpected argument %q (%s --help)", args[0], c.CommandPath())
+	}
+	return nil
+}
+
+// stderrf prints one line of ring3's own on standard error.
+func stderrf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "ring3: "+format+"\n", args...)
+}

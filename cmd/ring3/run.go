@@ -1,0 +1,113 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ring3/internal/cli"
+)
+
+// defaultAppend is the guest's command line when ring3 chooses it.
+//
+//   - console: ring3's first serial port, which is the terminal
+//   - panic: a panic resets the machine at once, so that ring3 ends
+//   - mitigations: they protect against a CPU that the guest does not drive
+//   - cryptomgr: the self-tests are two thirds of a boot's instructions
+const defaultAppend = "console=ttyS0 panic=-1 mitigations=off cryptomgr.notests"
+
+// runOptions are the flags of ring3 run.
+type runOptions struct {
+	kernel   string
+	initrd   string
+	noInitrd bool // --initrd ""
+	append   string
+	bare     bool // --no-default-append
+	memory   cli.Size
+	cpus     int
+	timeout  cli.Duration // 0: none
+	stats    bool
+	tty      bool
+	command  []string
+}
+
+// cmdline is the guest's command line.
+func (o *runOptions) cmdline() string {
+	if o.bare {
+		return o.append
+	}
+	return strings.TrimSpace(defaultAppend + " " + o.append)
+}
+
+func newRunCommand() *cobra.Command {
+	o := &runOptions{memory: 512 << 20}
+	c := &cobra.Command{
+		Use:   "run [flags] [-- COMMAND ARG...]",
+		Short: "boot a virtual machine",
+		Long: `run boots a virtual machine on this terminal, or runs one command in it.
+
+Without a COMMAND the terminal is the machine's serial console. Ctrl-A x stops
+the machine, Ctrl-A h lists the other keys.
+
+With a COMMAND the machine runs it and switches off. Standard input, output and
+error are the command's, and ring3 exits with its status. Kernel messages are
+not shown. SIGINT, SIGTERM and SIGHUP go to the command; the second one stops the
+machine.
+
+Without --kernel the default kernel of the store is booted, which is fetched if
+the store is empty. Without --initrd the userland is BusyBox.
+
+SIGUSR1 prints the table of exits while the machine runs, on standard error.
+
+` + statusHelp,
+		Example: `  ring3 run
+  ring3 run -- uname -a
+  tar c src | ring3 run -- sh -c 'tar x && ls -l src'
+  ring3 run --kernel generic --memory 1G --timeout 60s -- dmesg
+  ring3 run --kernel bzImage --initrd root.cpio.gz --append "rdinit=/bin/sh"`,
+		Args: func(c *cobra.Command, args []string) error {
+			if dash := c.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
+				return usageError("unexpected argument %q (a command comes after --: ring3 run -- %s)", args[0], args[0])
+			} else if dash == 0 && len(args) == 0 {
+				return usageError("no command after --")
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			o.command = args
+			o.noInitrd = c.Flags().Changed("initrd") && o.initrd == ""
+			if err := o.check(); err != nil {
+				return err
+			}
+			return run(c.Context(), o)
+		},
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.SetInterspersed(false) // what follows the first argument is the command's
+	f.StringVar(&o.kernel, "kernel", "", "kernel: `FILE` (bzImage or vmlinux), or a name or flavour of the store")
+	f.StringVar(&o.initrd, "initrd", "", "initial RAM disk: `FILE`, or \"\" for none (default: the built-in userland)")
+	f.StringVar(&o.append, "append", "", "`TEXT` to add to the guest's command line, which begins with\n"+defaultAppend)
+	f.BoolVar(&o.bare, "no-default-append", false, "leave that beginning out")
+	f.Var(&o.memory, "memory", "guest memory `SIZE`")
+	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
+	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
+	f.BoolVar(&o.stats, "stats", false, "print at the end what the machine spent its time on")
+	f.BoolVarP(&o.tty, "tty", "t", false, "give COMMAND a terminal instead of pipes")
+	return c
+}
+
+// check finds mistakes that need no machine to be seen.
+func (o *runOptions) check() error {
+	switch {
+	case o.cpus < 1:
+		return usageError("--cpus: a machine needs at least 1, got %d", o.cpus)
+	case len(o.command) > 0 && (o.initrd != "" || o.noInitrd):
+		return usageError("a COMMAND needs the built-in userland: leave out --initrd")
+	case len(o.command) > 0 && o.command[0] == "":
+		return usageError("the command's name is empty")
+	case o.tty && len(o.command) == 0:
+		return usageError("--tty is for a COMMAND (the console is a terminal anyway)")
+	}
+	return nil
+}
