@@ -142,13 +142,11 @@ func parseKind(text string) (operand, error) {
 	if isBcst {
 		o.attrs = append(o.attrs, "attrBcst"+strings.TrimSuffix(bcst, "bcst"))
 	}
-	if v, ok := strings.CutPrefix(mem, "v32"); ok && v != "" || strings.HasPrefix(mem, "v64") {
-		// vm32x, vm64y...: vector index memory, SDM vol. 2A, 3.1.1.3.
-		n := map[byte]string{'x': "sz128", 'y': "sz256", 'z': "sz512", 'v': "szVL", 'h': "szVR2"}[mem[3]]
+	// m32:vm64v is an element of 32 bits at an index of 64 bits; the vm part is
+	// that of SDM vol. 2A, 3.1.1.3, with v for all vector lengths.
+	mem, _, vsib := strings.Cut(mem, ":vm")
+	if vsib {
 		o.attrs = append(o.attrs, "attrVSIB")
-		o.mem = "sz" + mem[1:3]
-		o.size = n // size of the index register
-		return o, nil
 	}
 	sz, ok := sizes[mem]
 	if !ok {

@@ -272,7 +272,7 @@ func (e *encoding) parseAttrs(attrs []string, o *opcodeParser) error {
 			e.feature = v
 		case "n": // disp8 scale when it is not the size of the memory operand
 			e.attrs = append(e.attrs, "attrN"+v)
-		case "d64", "f64", "sib", "distinct", "gather", "oddk", "modreg", "norip":
+		case "d64", "f64", "sib", "distinct", "gather", "modreg", "norip":
 			e.attrs = append(e.attrs, "attr"+strings.ToUpper(k[:1])+k[1:])
 		default:
 			return fmt.Errorf("unknown attribute %q", a)

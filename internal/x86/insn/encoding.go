@@ -166,5 +166,4 @@ const (
 	attrSib      // needs a SIB byte
 	attrDistinct // the vector or tile operands must differ
 	attrGather   // destination, index and mask must differ
-	attrOddk     // writes a pair of opmask registers
 )

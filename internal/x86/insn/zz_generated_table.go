@@ -434,6 +434,881 @@ const (
 	OpFUCOMIP
 	OpFCOMIP
 	OpFWAIT
+	OpEMMS
+	OpFEMMS
+	OpMOVD
+	OpMOVQ
+	OpPUNPCKLBW
+	OpPUNPCKLWD
+	OpPUNPCKLDQ
+	OpPACKSSWB
+	OpPCMPGTB
+	OpPCMPGTW
+	OpPCMPGTD
+	OpPACKUSWB
+	OpPUNPCKHBW
+	OpPUNPCKHWD
+	OpPUNPCKHDQ
+	OpPACKSSDW
+	OpPCMPEQB
+	OpPCMPEQW
+	OpPCMPEQD
+	OpPSRLW
+	OpPSRLD
+	OpPSRLQ
+	OpPMULLW
+	OpPSUBUSB
+	OpPSUBUSW
+	OpPAND
+	OpPADDUSB
+	OpPADDUSW
+	OpPANDN
+	OpPSRAW
+	OpPSRAD
+	OpPMULHW
+	OpPSUBSB
+	OpPSUBSW
+	OpPOR
+	OpPADDSB
+	OpPADDSW
+	OpPXOR
+	OpPSLLW
+	OpPSLLD
+	OpPSLLQ
+	OpPMADDWD
+	OpPSUBB
+	OpPSUBW
+	OpPSUBD
+	OpPADDB
+	OpPADDW
+	OpPADDD
+	OpPADDQ
+	OpPMULUDQ
+	OpPSUBQ
+	OpPSHUFW
+	OpPINSRW
+	OpPEXTRW
+	OpPMOVMSKB
+	OpPMINUB
+	OpPMAXUB
+	OpPAVGB
+	OpPAVGW
+	OpPMULHUW
+	OpPMINSW
+	OpPMAXSW
+	OpPSADBW
+	OpMOVNTQ
+	OpMASKMOVQ
+	OpCVTPI2PS
+	OpCVTTPS2PI
+	OpCVTPS2PI
+	OpCVTPI2PD
+	OpCVTTPD2PI
+	OpCVTPD2PI
+	OpMOVQ2DQ
+	OpMOVDQ2Q
+	OpPSHUFB
+	OpPHADDW
+	OpPHADDD
+	OpPHADDSW
+	OpPMADDUBSW
+	OpPHSUBW
+	OpPHSUBD
+	OpPHSUBSW
+	OpPSIGNB
+	OpPSIGNW
+	OpPSIGND
+	OpPMULHRSW
+	OpPABSB
+	OpPABSW
+	OpPABSD
+	OpPALIGNR
+	OpPI2FD
+	OpPF2ID
+	OpPFCMPGE
+	OpPFMIN
+	OpPFRCP
+	OpPFRSQRT
+	OpPFSUB
+	OpPFADD
+	OpPFCMPGT
+	OpPFMAX
+	OpPFRCPIT1
+	OpPFRSQIT1
+	OpPFSUBR
+	OpPFACC
+	OpPFCMPEQ
+	OpPFMUL
+	OpPFRCPIT2
+	OpPMULHRW
+	OpPAVGUSB
+	OpPI2FW
+	OpPF2IW
+	OpPFNACC
+	OpPFPNACC
+	OpPSWAPD
+	OpMOVUPS
+	OpMOVAPS
+	OpMOVUPD
+	OpMOVAPD
+	OpMOVSS
+	OpMOVSD
+	OpMOVHLPS
+	OpMOVLHPS
+	OpMOVLPS
+	OpMOVHPS
+	OpMOVLPD
+	OpMOVHPD
+	OpMOVSLDUP
+	OpMOVSHDUP
+	OpMOVDDUP
+	OpUNPCKLPS
+	OpUNPCKHPS
+	OpUNPCKLPD
+	OpUNPCKHPD
+	OpCVTSI2SS
+	OpCVTSI2SD
+	OpMOVNTPS
+	OpMOVNTPD
+	OpMOVNTSS
+	OpMOVNTSD
+	OpCVTTSS2SI
+	OpCVTSS2SI
+	OpCVTTSD2SI
+	OpCVTSD2SI
+	OpUCOMISS
+	OpCOMISS
+	OpUCOMISD
+	OpCOMISD
+	OpMOVMSKPS
+	OpMOVMSKPD
+	OpSQRTPS
+	OpRSQRTPS
+	OpRCPPS
+	OpANDPS
+	OpANDNPS
+	OpORPS
+	OpXORPS
+	OpADDPS
+	OpMULPS
+	OpSUBPS
+	OpMINPS
+	OpDIVPS
+	OpMAXPS
+	OpSQRTSS
+	OpRSQRTSS
+	OpRCPSS
+	OpADDSS
+	OpMULSS
+	OpSUBSS
+	OpMINSS
+	OpDIVSS
+	OpMAXSS
+	OpCMPPS
+	OpCMPSS
+	OpSHUFPS
+	OpLDMXCSR
+	OpSTMXCSR
+	OpSQRTPD
+	OpANDPD
+	OpANDNPD
+	OpORPD
+	OpXORPD
+	OpADDPD
+	OpMULPD
+	OpSUBPD
+	OpMINPD
+	OpDIVPD
+	OpMAXPD
+	OpSQRTSD
+	OpADDSD
+	OpMULSD
+	OpSUBSD
+	OpMINSD
+	OpDIVSD
+	OpMAXSD
+	OpCMPPD
+	OpCMPSD
+	OpSHUFPD
+	OpCVTPS2PD
+	OpCVTPD2PS
+	OpCVTSS2SD
+	OpCVTSD2SS
+	OpCVTDQ2PS
+	OpCVTPS2DQ
+	OpCVTTPS2DQ
+	OpCVTTPD2DQ
+	OpCVTPD2DQ
+	OpCVTDQ2PD
+	OpPUNPCKLQDQ
+	OpPUNPCKHQDQ
+	OpMOVDQA
+	OpMOVDQU
+	OpPSHUFD
+	OpPSHUFHW
+	OpPSHUFLW
+	OpPSRLDQ
+	OpPSLLDQ
+	OpMOVNTDQ
+	OpMASKMOVDQU
+	OpHADDPD
+	OpHSUBPD
+	OpADDSUBPD
+	OpHADDPS
+	OpHSUBPS
+	OpADDSUBPS
+	OpLDDQU
+	OpEXTRQ
+	OpINSERTQ
+	OpPBLENDVB
+	OpBLENDVPS
+	OpBLENDVPD
+	OpPTEST
+	OpPMOVSXBW
+	OpPMOVSXBD
+	OpPMOVSXBQ
+	OpPMOVSXWD
+	OpPMOVSXWQ
+	OpPMOVSXDQ
+	OpPMOVZXBW
+	OpPMOVZXBD
+	OpPMOVZXBQ
+	OpPMOVZXWD
+	OpPMOVZXWQ
+	OpPMOVZXDQ
+	OpPMULDQ
+	OpPCMPEQQ
+	OpPACKUSDW
+	OpPMULLD
+	OpPHMINPOSUW
+	OpMOVNTDQA
+	OpPCMPGTQ
+	OpPMINSB
+	OpPMINSD
+	OpPMINUW
+	OpPMINUD
+	OpPMAXSB
+	OpPMAXSD
+	OpPMAXUW
+	OpPMAXUD
+	OpROUNDPS
+	OpROUNDPD
+	OpROUNDSS
+	OpROUNDSD
+	OpBLENDPS
+	OpBLENDPD
+	OpPBLENDW
+	OpDPPS
+	OpDPPD
+	OpMPSADBW
+	OpPEXTRB
+	OpPEXTRD
+	OpPEXTRQ
+	OpEXTRACTPS
+	OpPINSRB
+	OpINSERTPS
+	OpPINSRD
+	OpPINSRQ
+	OpPCMPESTRM
+	OpPCMPESTRI
+	OpPCMPISTRM
+	OpPCMPISTRI
+	OpPCLMULQDQ
+	OpAESIMC
+	OpAESENC
+	OpAESENCLAST
+	OpAESDEC
+	OpAESDECLAST
+	OpAESKEYGENASSIST
+	OpSHA1NEXTE
+	OpSHA1MSG1
+	OpSHA1MSG2
+	OpSHA256MSG1
+	OpSHA256MSG2
+	OpSHA256RNDS2
+	OpSHA1RNDS4
+	OpGF2P8MULB
+	OpGF2P8AFFINEQB
+	OpGF2P8AFFINEINVQB
+	OpAESENC128KL
+	OpAESDEC128KL
+	OpAESENC256KL
+	OpAESDEC256KL
+	OpLOADIWKEY
+	OpENCODEKEY128
+	OpENCODEKEY256
+	OpAESENCWIDE128KL
+	OpAESDECWIDE128KL
+	OpAESENCWIDE256KL
+	OpAESDECWIDE256KL
+	OpANDN
+	OpBLSR
+	OpBLSMSK
+	OpBLSI
+	OpBEXTR
+	OpBZHI
+	OpPEXT
+	OpPDEP
+	OpMULX
+	OpSHLX
+	OpSARX
+	OpSHRX
+	OpRORX
+	OpCMPOXADD
+	OpCMPNOXADD
+	OpCMPBXADD
+	OpCMPNBXADD
+	OpCMPZXADD
+	OpCMPNZXADD
+	OpCMPBEXADD
+	OpCMPNBEXADD
+	OpCMPSXADD
+	OpCMPNSXADD
+	OpCMPPXADD
+	OpCMPNPXADD
+	OpCMPLXADD
+	OpCMPNLXADD
+	OpCMPLEXADD
+	OpCMPNLEXADD
+	OpKANDW
+	OpKANDNW
+	OpKORW
+	OpKXNORW
+	OpKXORW
+	OpKANDB
+	OpKANDNB
+	OpKORB
+	OpKXNORB
+	OpKXORB
+	OpKANDQ
+	OpKANDNQ
+	OpKORQ
+	OpKXNORQ
+	OpKXORQ
+	OpKANDD
+	OpKANDND
+	OpKORD
+	OpKXNORD
+	OpKXORD
+	OpKADDW
+	OpKADDB
+	OpKADDQ
+	OpKADDD
+	OpKUNPCKBW
+	OpKUNPCKWD
+	OpKUNPCKDQ
+	OpKNOTW
+	OpKNOTB
+	OpKNOTQ
+	OpKNOTD
+	OpKMOVW
+	OpKMOVB
+	OpKMOVQ
+	OpKMOVD
+	OpKORTESTW
+	OpKORTESTB
+	OpKORTESTQ
+	OpKORTESTD
+	OpKTESTW
+	OpKTESTB
+	OpKTESTQ
+	OpKTESTD
+	OpKSHIFTRB
+	OpKSHIFTRW
+	OpKSHIFTRD
+	OpKSHIFTRQ
+	OpKSHIFTLB
+	OpKSHIFTLW
+	OpKSHIFTLD
+	OpKSHIFTLQ
+	OpLDTILECFG
+	OpSTTILECFG
+	OpTILERELEASE
+	OpTILEZERO
+	OpTILELOADD
+	OpTILELOADDT1
+	OpTILESTORED
+	OpTDPBSSD
+	OpTDPBSUD
+	OpTDPBUSD
+	OpTDPBUUD
+	OpTDPBF16PS
+	OpTDPFP16PS
+	OpTCMMIMFP16PS
+	OpTCMMRLFP16PS
+	OpVZEROUPPER
+	OpVZEROALL
+	OpVMOVUPS
+	OpVMOVAPS
+	OpVMOVUPD
+	OpVMOVAPD
+	OpVMOVSS
+	OpVMOVSD
+	OpVMOVHLPS
+	OpVMOVLHPS
+	OpVMOVLPS
+	OpVMOVHPS
+	OpVMOVLPD
+	OpVMOVHPD
+	OpVMOVSLDUP
+	OpVMOVSHDUP
+	OpVMOVDDUP
+	OpVUNPCKLPS
+	OpVUNPCKHPS
+	OpVUNPCKLPD
+	OpVUNPCKHPD
+	OpVCVTSI2SS
+	OpVCVTSI2SD
+	OpVMOVNTPS
+	OpVMOVNTPD
+	OpVCVTTSS2SI
+	OpVCVTSS2SI
+	OpVCVTTSD2SI
+	OpVCVTSD2SI
+	OpVUCOMISS
+	OpVCOMISS
+	OpVUCOMISD
+	OpVCOMISD
+	OpVMOVMSKPS
+	OpVMOVMSKPD
+	OpVSQRTPS
+	OpVRSQRTPS
+	OpVRCPPS
+	OpVSQRTPD
+	OpVSQRTSS
+	OpVRSQRTSS
+	OpVRCPSS
+	OpVSQRTSD
+	OpVANDPS
+	OpVANDNPS
+	OpVORPS
+	OpVXORPS
+	OpVADDPS
+	OpVMULPS
+	OpVSUBPS
+	OpVMINPS
+	OpVDIVPS
+	OpVMAXPS
+	OpVANDPD
+	OpVANDNPD
+	OpVORPD
+	OpVXORPD
+	OpVADDPD
+	OpVMULPD
+	OpVSUBPD
+	OpVMINPD
+	OpVDIVPD
+	OpVMAXPD
+	OpVADDSS
+	OpVMULSS
+	OpVSUBSS
+	OpVMINSS
+	OpVDIVSS
+	OpVMAXSS
+	OpVADDSD
+	OpVMULSD
+	OpVSUBSD
+	OpVMINSD
+	OpVDIVSD
+	OpVMAXSD
+	OpVCVTPS2PD
+	OpVCVTPD2PS
+	OpVCVTSS2SD
+	OpVCVTSD2SS
+	OpVCVTDQ2PS
+	OpVCVTPS2DQ
+	OpVCVTTPS2DQ
+	OpVCVTTPD2DQ
+	OpVCVTPD2DQ
+	OpVCVTDQ2PD
+	OpVCMPPS
+	OpVCMPPD
+	OpVCMPSS
+	OpVCMPSD
+	OpVSHUFPS
+	OpVSHUFPD
+	OpVLDMXCSR
+	OpVSTMXCSR
+	OpVHADDPD
+	OpVHSUBPD
+	OpVADDSUBPD
+	OpVHADDPS
+	OpVHSUBPS
+	OpVADDSUBPS
+	OpVLDDQU
+	OpVMOVD
+	OpVMOVQ
+	OpVMOVDQA
+	OpVMOVDQU
+	OpVMOVNTDQ
+	OpVMASKMOVDQU
+	OpVPINSRW
+	OpVPEXTRW
+	OpVPMOVMSKB
+	OpVPUNPCKLBW
+	OpVPUNPCKLWD
+	OpVPUNPCKLDQ
+	OpVPACKSSWB
+	OpVPCMPGTB
+	OpVPCMPGTW
+	OpVPCMPGTD
+	OpVPACKUSWB
+	OpVPUNPCKHBW
+	OpVPUNPCKHWD
+	OpVPUNPCKHDQ
+	OpVPACKSSDW
+	OpVPUNPCKLQDQ
+	OpVPUNPCKHQDQ
+	OpVPCMPEQB
+	OpVPCMPEQW
+	OpVPCMPEQD
+	OpVPADDQ
+	OpVPMULLW
+	OpVPSUBUSB
+	OpVPSUBUSW
+	OpVPMINUB
+	OpVPAND
+	OpVPADDUSB
+	OpVPADDUSW
+	OpVPMAXUB
+	OpVPANDN
+	OpVPAVGB
+	OpVPAVGW
+	OpVPMULHUW
+	OpVPMULHW
+	OpVPSUBSB
+	OpVPSUBSW
+	OpVPMINSW
+	OpVPOR
+	OpVPADDSB
+	OpVPADDSW
+	OpVPMAXSW
+	OpVPXOR
+	OpVPMULUDQ
+	OpVPMADDWD
+	OpVPSADBW
+	OpVPSUBB
+	OpVPSUBW
+	OpVPSUBD
+	OpVPSUBQ
+	OpVPADDB
+	OpVPADDW
+	OpVPADDD
+	OpVPSRLW
+	OpVPSRLD
+	OpVPSRLQ
+	OpVPSRAW
+	OpVPSRAD
+	OpVPSLLW
+	OpVPSLLD
+	OpVPSLLQ
+	OpVPSHUFD
+	OpVPSHUFHW
+	OpVPSHUFLW
+	OpVPSRLDQ
+	OpVPSLLDQ
+	OpVPSHUFB
+	OpVPHADDW
+	OpVPHADDD
+	OpVPHADDSW
+	OpVPMADDUBSW
+	OpVPHSUBW
+	OpVPHSUBD
+	OpVPHSUBSW
+	OpVPSIGNB
+	OpVPSIGNW
+	OpVPSIGND
+	OpVPMULHRSW
+	OpVPERMILPS
+	OpVPERMILPD
+	OpVTESTPS
+	OpVTESTPD
+	OpVPTEST
+	OpVBROADCASTSS
+	OpVBROADCASTSD
+	OpVBROADCASTF128
+	OpVPABSB
+	OpVPABSW
+	OpVPABSD
+	OpVPMOVSXBW
+	OpVPMOVSXBD
+	OpVPMOVSXBQ
+	OpVPMOVSXWD
+	OpVPMOVSXWQ
+	OpVPMOVSXDQ
+	OpVPMOVZXBW
+	OpVPMOVZXBD
+	OpVPMOVZXBQ
+	OpVPMOVZXWD
+	OpVPMOVZXWQ
+	OpVPMOVZXDQ
+	OpVPMULDQ
+	OpVPCMPEQQ
+	OpVPACKUSDW
+	OpVPMULLD
+	OpVPCMPGTQ
+	OpVPHMINPOSUW
+	OpVMOVNTDQA
+	OpVMASKMOVPS
+	OpVMASKMOVPD
+	OpVPMINSB
+	OpVPMINSD
+	OpVPMINUW
+	OpVPMINUD
+	OpVPMAXSB
+	OpVPMAXSD
+	OpVPMAXUW
+	OpVPMAXUD
+	OpVPERM2F128
+	OpVROUNDPS
+	OpVROUNDPD
+	OpVROUNDSS
+	OpVROUNDSD
+	OpVBLENDPS
+	OpVBLENDPD
+	OpVPBLENDW
+	OpVPALIGNR
+	OpVDPPS
+	OpVMPSADBW
+	OpVDPPD
+	OpVPEXTRB
+	OpVPEXTRD
+	OpVPEXTRQ
+	OpVEXTRACTPS
+	OpVINSERTF128
+	OpVEXTRACTF128
+	OpVPINSRB
+	OpVINSERTPS
+	OpVPINSRD
+	OpVPINSRQ
+	OpVBLENDVPS
+	OpVBLENDVPD
+	OpVPBLENDVB
+	OpVPCMPESTRM
+	OpVPCMPESTRI
+	OpVPCMPISTRM
+	OpVPCMPISTRI
+	OpVAESIMC
+	OpVAESKEYGENASSIST
+	OpVAESENC
+	OpVAESENCLAST
+	OpVAESDEC
+	OpVAESDECLAST
+	OpVPCLMULQDQ
+	OpVGF2P8MULB
+	OpVGF2P8AFFINEQB
+	OpVGF2P8AFFINEINVQB
+	OpVPERMPS
+	OpVPERMD
+	OpVPSRLVD
+	OpVPSRAVD
+	OpVPSLLVD
+	OpVPSRLVQ
+	OpVPSLLVQ
+	OpVPBROADCASTD
+	OpVPBROADCASTQ
+	OpVPBROADCASTB
+	OpVPBROADCASTW
+	OpVBROADCASTI128
+	OpVPMASKMOVD
+	OpVPMASKMOVQ
+	OpVPGATHERDD
+	OpVGATHERDPS
+	OpVPGATHERDQ
+	OpVGATHERDPD
+	OpVPGATHERQD
+	OpVGATHERQPS
+	OpVPGATHERQQ
+	OpVGATHERQPD
+	OpVPERMQ
+	OpVPERMPD
+	OpVPBLENDD
+	OpVINSERTI128
+	OpVEXTRACTI128
+	OpVPERM2I128
+	OpVCVTPH2PS
+	OpVCVTPS2PH
+	OpVFMADDSUB132PS
+	OpVFMSUBADD132PS
+	OpVFMADD132PS
+	OpVFMSUB132PS
+	OpVFNMADD132PS
+	OpVFNMSUB132PS
+	OpVFMADDSUB213PS
+	OpVFMSUBADD213PS
+	OpVFMADD213PS
+	OpVFMSUB213PS
+	OpVFNMADD213PS
+	OpVFNMSUB213PS
+	OpVFMADDSUB231PS
+	OpVFMSUBADD231PS
+	OpVFMADD231PS
+	OpVFMSUB231PS
+	OpVFNMADD231PS
+	OpVFNMSUB231PS
+	OpVFMADDSUB132PD
+	OpVFMSUBADD132PD
+	OpVFMADD132PD
+	OpVFMSUB132PD
+	OpVFNMADD132PD
+	OpVFNMSUB132PD
+	OpVFMADDSUB213PD
+	OpVFMSUBADD213PD
+	OpVFMADD213PD
+	OpVFMSUB213PD
+	OpVFNMADD213PD
+	OpVFNMSUB213PD
+	OpVFMADDSUB231PD
+	OpVFMSUBADD231PD
+	OpVFMADD231PD
+	OpVFMSUB231PD
+	OpVFNMADD231PD
+	OpVFNMSUB231PD
+	OpVFMADD132SS
+	OpVFMSUB132SS
+	OpVFNMADD132SS
+	OpVFNMSUB132SS
+	OpVFMADD213SS
+	OpVFMSUB213SS
+	OpVFNMADD213SS
+	OpVFNMSUB213SS
+	OpVFMADD231SS
+	OpVFMSUB231SS
+	OpVFNMADD231SS
+	OpVFNMSUB231SS
+	OpVFMADD132SD
+	OpVFMSUB132SD
+	OpVFNMADD132SD
+	OpVFNMSUB132SD
+	OpVFMADD213SD
+	OpVFMSUB213SD
+	OpVFNMADD213SD
+	OpVFNMSUB213SD
+	OpVFMADD231SD
+	OpVFMSUB231SD
+	OpVFNMADD231SD
+	OpVFNMSUB231SD
+	OpVPDPBUSD
+	OpVPDPBUSDS
+	OpVPDPWSSD
+	OpVPDPWSSDS
+	OpVPDPBUUD
+	OpVPDPBSUD
+	OpVPDPBSSD
+	OpVPDPBUUDS
+	OpVPDPBSUDS
+	OpVPDPBSSDS
+	OpVPDPWUUD
+	OpVPDPWUSD
+	OpVPDPWSUD
+	OpVPDPWUUDS
+	OpVPDPWUSDS
+	OpVPDPWSUDS
+	OpVPMADD52LUQ
+	OpVPMADD52HUQ
+	OpVCVTNEEBF162PS
+	OpVCVTNEOBF162PS
+	OpVCVTNEEPH2PS
+	OpVCVTNEOPH2PS
+	OpVBCSTNEBF162PS
+	OpVBCSTNESH2PS
+	OpVCVTNEPS2BF16
+	OpVSHA512MSG1
+	OpVSHA512MSG2
+	OpVSHA512RNDS2
+	OpVSM3MSG1
+	OpVSM3MSG2
+	OpVSM3RNDS2
+	OpVSM4KEY4
+	OpVSM4RNDS4
+	OpVFMADDSUBPS
+	OpVFMADDSUBPD
+	OpVFMSUBADDPS
+	OpVFMSUBADDPD
+	OpVFMADDPS
+	OpVFMADDPD
+	OpVFMSUBPS
+	OpVFMSUBPD
+	OpVFNMADDPS
+	OpVFNMADDPD
+	OpVFNMSUBPS
+	OpVFNMSUBPD
+	OpVFMADDSS
+	OpVFMADDSD
+	OpVFMSUBSS
+	OpVFMSUBSD
+	OpVFNMADDSS
+	OpVFNMADDSD
+	OpVFNMSUBSS
+	OpVFNMSUBSD
+	OpVPERMIL2PS
+	OpVPERMIL2PD
+	OpVPMACSSWW
+	OpVPMACSSWD
+	OpVPMACSSDQL
+	OpVPMACSSDD
+	OpVPMACSSDQH
+	OpVPMADCSSWD
+	OpVPMACSWW
+	OpVPMACSWD
+	OpVPMACSDQL
+	OpVPMACSDD
+	OpVPMACSDQH
+	OpVPMADCSWD
+	OpVPCMOV
+	OpVPPERM
+	OpVPROTB
+	OpVPROTW
+	OpVPROTD
+	OpVPROTQ
+	OpVPCOMB
+	OpVPCOMW
+	OpVPCOMD
+	OpVPCOMQ
+	OpVPCOMUB
+	OpVPCOMUW
+	OpVPCOMUD
+	OpVPCOMUQ
+	OpVFRCZPS
+	OpVFRCZPD
+	OpVFRCZSS
+	OpVFRCZSD
+	OpVPSHLB
+	OpVPSHLW
+	OpVPSHLD
+	OpVPSHLQ
+	OpVPSHAB
+	OpVPSHAW
+	OpVPSHAD
+	OpVPSHAQ
+	OpVPHADDBW
+	OpVPHADDBD
+	OpVPHADDBQ
+	OpVPHADDWD
+	OpVPHADDWQ
+	OpVPHADDDQ
+	OpVPHSUBBW
+	OpVPHSUBWD
+	OpVPHSUBDQ
+	OpVPHADDUBW
+	OpVPHADDUBD
+	OpVPHADDUBQ
+	OpVPHADDUWD
+	OpVPHADDUWQ
+	OpVPHADDUDQ
+	OpBLCFILL
+	OpBLSFILL
+	OpBLCS
+	OpTZMSK
+	OpBLCIC
+	OpBLSIC
+	OpT1MSKC
+	OpBLCMSK
+	OpBLCI
+	OpLLWPCB
+	OpSLWPCB
+	OpLWPINS
+	OpLWPVAL
 
 	// NumOps is the number of mnemonics and OpNone.
 	NumOps = iota
@@ -870,6 +1745,881 @@ var opNames = [...]string{
 	"FUCOMIP",
 	"FCOMIP",
 	"FWAIT",
+	"EMMS",
+	"FEMMS",
+	"MOVD",
+	"MOVQ",
+	"PUNPCKLBW",
+	"PUNPCKLWD",
+	"PUNPCKLDQ",
+	"PACKSSWB",
+	"PCMPGTB",
+	"PCMPGTW",
+	"PCMPGTD",
+	"PACKUSWB",
+	"PUNPCKHBW",
+	"PUNPCKHWD",
+	"PUNPCKHDQ",
+	"PACKSSDW",
+	"PCMPEQB",
+	"PCMPEQW",
+	"PCMPEQD",
+	"PSRLW",
+	"PSRLD",
+	"PSRLQ",
+	"PMULLW",
+	"PSUBUSB",
+	"PSUBUSW",
+	"PAND",
+	"PADDUSB",
+	"PADDUSW",
+	"PANDN",
+	"PSRAW",
+	"PSRAD",
+	"PMULHW",
+	"PSUBSB",
+	"PSUBSW",
+	"POR",
+	"PADDSB",
+	"PADDSW",
+	"PXOR",
+	"PSLLW",
+	"PSLLD",
+	"PSLLQ",
+	"PMADDWD",
+	"PSUBB",
+	"PSUBW",
+	"PSUBD",
+	"PADDB",
+	"PADDW",
+	"PADDD",
+	"PADDQ",
+	"PMULUDQ",
+	"PSUBQ",
+	"PSHUFW",
+	"PINSRW",
+	"PEXTRW",
+	"PMOVMSKB",
+	"PMINUB",
+	"PMAXUB",
+	"PAVGB",
+	"PAVGW",
+	"PMULHUW",
+	"PMINSW",
+	"PMAXSW",
+	"PSADBW",
+	"MOVNTQ",
+	"MASKMOVQ",
+	"CVTPI2PS",
+	"CVTTPS2PI",
+	"CVTPS2PI",
+	"CVTPI2PD",
+	"CVTTPD2PI",
+	"CVTPD2PI",
+	"MOVQ2DQ",
+	"MOVDQ2Q",
+	"PSHUFB",
+	"PHADDW",
+	"PHADDD",
+	"PHADDSW",
+	"PMADDUBSW",
+	"PHSUBW",
+	"PHSUBD",
+	"PHSUBSW",
+	"PSIGNB",
+	"PSIGNW",
+	"PSIGND",
+	"PMULHRSW",
+	"PABSB",
+	"PABSW",
+	"PABSD",
+	"PALIGNR",
+	"PI2FD",
+	"PF2ID",
+	"PFCMPGE",
+	"PFMIN",
+	"PFRCP",
+	"PFRSQRT",
+	"PFSUB",
+	"PFADD",
+	"PFCMPGT",
+	"PFMAX",
+	"PFRCPIT1",
+	"PFRSQIT1",
+	"PFSUBR",
+	"PFACC",
+	"PFCMPEQ",
+	"PFMUL",
+	"PFRCPIT2",
+	"PMULHRW",
+	"PAVGUSB",
+	"PI2FW",
+	"PF2IW",
+	"PFNACC",
+	"PFPNACC",
+	"PSWAPD",
+	"MOVUPS",
+	"MOVAPS",
+	"MOVUPD",
+	"MOVAPD",
+	"MOVSS",
+	"MOVSD",
+	"MOVHLPS",
+	"MOVLHPS",
+	"MOVLPS",
+	"MOVHPS",
+	"MOVLPD",
+	"MOVHPD",
+	"MOVSLDUP",
+	"MOVSHDUP",
+	"MOVDDUP",
+	"UNPCKLPS",
+	"UNPCKHPS",
+	"UNPCKLPD",
+	"UNPCKHPD",
+	"CVTSI2SS",
+	"CVTSI2SD",
+	"MOVNTPS",
+	"MOVNTPD",
+	"MOVNTSS",
+	"MOVNTSD",
+	"CVTTSS2SI",
+	"CVTSS2SI",
+	"CVTTSD2SI",
+	"CVTSD2SI",
+	"UCOMISS",
+	"COMISS",
+	"UCOMISD",
+	"COMISD",
+	"MOVMSKPS",
+	"MOVMSKPD",
+	"SQRTPS",
+	"RSQRTPS",
+	"RCPPS",
+	"ANDPS",
+	"ANDNPS",
+	"ORPS",
+	"XORPS",
+	"ADDPS",
+	"MULPS",
+	"SUBPS",
+	"MINPS",
+	"DIVPS",
+	"MAXPS",
+	"SQRTSS",
+	"RSQRTSS",
+	"RCPSS",
+	"ADDSS",
+	"MULSS",
+	"SUBSS",
+	"MINSS",
+	"DIVSS",
+	"MAXSS",
+	"CMPPS",
+	"CMPSS",
+	"SHUFPS",
+	"LDMXCSR",
+	"STMXCSR",
+	"SQRTPD",
+	"ANDPD",
+	"ANDNPD",
+	"ORPD",
+	"XORPD",
+	"ADDPD",
+	"MULPD",
+	"SUBPD",
+	"MINPD",
+	"DIVPD",
+	"MAXPD",
+	"SQRTSD",
+	"ADDSD",
+	"MULSD",
+	"SUBSD",
+	"MINSD",
+	"DIVSD",
+	"MAXSD",
+	"CMPPD",
+	"CMPSD",
+	"SHUFPD",
+	"CVTPS2PD",
+	"CVTPD2PS",
+	"CVTSS2SD",
+	"CVTSD2SS",
+	"CVTDQ2PS",
+	"CVTPS2DQ",
+	"CVTTPS2DQ",
+	"CVTTPD2DQ",
+	"CVTPD2DQ",
+	"CVTDQ2PD",
+	"PUNPCKLQDQ",
+	"PUNPCKHQDQ",
+	"MOVDQA",
+	"MOVDQU",
+	"PSHUFD",
+	"PSHUFHW",
+	"PSHUFLW",
+	"PSRLDQ",
+	"PSLLDQ",
+	"MOVNTDQ",
+	"MASKMOVDQU",
+	"HADDPD",
+	"HSUBPD",
+	"ADDSUBPD",
+	"HADDPS",
+	"HSUBPS",
+	"ADDSUBPS",
+	"LDDQU",
+	"EXTRQ",
+	"INSERTQ",
+	"PBLENDVB",
+	"BLENDVPS",
+	"BLENDVPD",
+	"PTEST",
+	"PMOVSXBW",
+	"PMOVSXBD",
+	"PMOVSXBQ",
+	"PMOVSXWD",
+	"PMOVSXWQ",
+	"PMOVSXDQ",
+	"PMOVZXBW",
+	"PMOVZXBD",
+	"PMOVZXBQ",
+	"PMOVZXWD",
+	"PMOVZXWQ",
+	"PMOVZXDQ",
+	"PMULDQ",
+	"PCMPEQQ",
+	"PACKUSDW",
+	"PMULLD",
+	"PHMINPOSUW",
+	"MOVNTDQA",
+	"PCMPGTQ",
+	"PMINSB",
+	"PMINSD",
+	"PMINUW",
+	"PMINUD",
+	"PMAXSB",
+	"PMAXSD",
+	"PMAXUW",
+	"PMAXUD",
+	"ROUNDPS",
+	"ROUNDPD",
+	"ROUNDSS",
+	"ROUNDSD",
+	"BLENDPS",
+	"BLENDPD",
+	"PBLENDW",
+	"DPPS",
+	"DPPD",
+	"MPSADBW",
+	"PEXTRB",
+	"PEXTRD",
+	"PEXTRQ",
+	"EXTRACTPS",
+	"PINSRB",
+	"INSERTPS",
+	"PINSRD",
+	"PINSRQ",
+	"PCMPESTRM",
+	"PCMPESTRI",
+	"PCMPISTRM",
+	"PCMPISTRI",
+	"PCLMULQDQ",
+	"AESIMC",
+	"AESENC",
+	"AESENCLAST",
+	"AESDEC",
+	"AESDECLAST",
+	"AESKEYGENASSIST",
+	"SHA1NEXTE",
+	"SHA1MSG1",
+	"SHA1MSG2",
+	"SHA256MSG1",
+	"SHA256MSG2",
+	"SHA256RNDS2",
+	"SHA1RNDS4",
+	"GF2P8MULB",
+	"GF2P8AFFINEQB",
+	"GF2P8AFFINEINVQB",
+	"AESENC128KL",
+	"AESDEC128KL",
+	"AESENC256KL",
+	"AESDEC256KL",
+	"LOADIWKEY",
+	"ENCODEKEY128",
+	"ENCODEKEY256",
+	"AESENCWIDE128KL",
+	"AESDECWIDE128KL",
+	"AESENCWIDE256KL",
+	"AESDECWIDE256KL",
+	"ANDN",
+	"BLSR",
+	"BLSMSK",
+	"BLSI",
+	"BEXTR",
+	"BZHI",
+	"PEXT",
+	"PDEP",
+	"MULX",
+	"SHLX",
+	"SARX",
+	"SHRX",
+	"RORX",
+	"CMPOXADD",
+	"CMPNOXADD",
+	"CMPBXADD",
+	"CMPNBXADD",
+	"CMPZXADD",
+	"CMPNZXADD",
+	"CMPBEXADD",
+	"CMPNBEXADD",
+	"CMPSXADD",
+	"CMPNSXADD",
+	"CMPPXADD",
+	"CMPNPXADD",
+	"CMPLXADD",
+	"CMPNLXADD",
+	"CMPLEXADD",
+	"CMPNLEXADD",
+	"KANDW",
+	"KANDNW",
+	"KORW",
+	"KXNORW",
+	"KXORW",
+	"KANDB",
+	"KANDNB",
+	"KORB",
+	"KXNORB",
+	"KXORB",
+	"KANDQ",
+	"KANDNQ",
+	"KORQ",
+	"KXNORQ",
+	"KXORQ",
+	"KANDD",
+	"KANDND",
+	"KORD",
+	"KXNORD",
+	"KXORD",
+	"KADDW",
+	"KADDB",
+	"KADDQ",
+	"KADDD",
+	"KUNPCKBW",
+	"KUNPCKWD",
+	"KUNPCKDQ",
+	"KNOTW",
+	"KNOTB",
+	"KNOTQ",
+	"KNOTD",
+	"KMOVW",
+	"KMOVB",
+	"KMOVQ",
+	"KMOVD",
+	"KORTESTW",
+	"KORTESTB",
+	"KORTESTQ",
+	"KORTESTD",
+	"KTESTW",
+	"KTESTB",
+	"KTESTQ",
+	"KTESTD",
+	"KSHIFTRB",
+	"KSHIFTRW",
+	"KSHIFTRD",
+	"KSHIFTRQ",
+	"KSHIFTLB",
+	"KSHIFTLW",
+	"KSHIFTLD",
+	"KSHIFTLQ",
+	"LDTILECFG",
+	"STTILECFG",
+	"TILERELEASE",
+	"TILEZERO",
+	"TILELOADD",
+	"TILELOADDT1",
+	"TILESTORED",
+	"TDPBSSD",
+	"TDPBSUD",
+	"TDPBUSD",
+	"TDPBUUD",
+	"TDPBF16PS",
+	"TDPFP16PS",
+	"TCMMIMFP16PS",
+	"TCMMRLFP16PS",
+	"VZEROUPPER",
+	"VZEROALL",
+	"VMOVUPS",
+	"VMOVAPS",
+	"VMOVUPD",
+	"VMOVAPD",
+	"VMOVSS",
+	"VMOVSD",
+	"VMOVHLPS",
+	"VMOVLHPS",
+	"VMOVLPS",
+	"VMOVHPS",
+	"VMOVLPD",
+	"VMOVHPD",
+	"VMOVSLDUP",
+	"VMOVSHDUP",
+	"VMOVDDUP",
+	"VUNPCKLPS",
+	"VUNPCKHPS",
+	"VUNPCKLPD",
+	"VUNPCKHPD",
+	"VCVTSI2SS",
+	"VCVTSI2SD",
+	"VMOVNTPS",
+	"VMOVNTPD",
+	"VCVTTSS2SI",
+	"VCVTSS2SI",
+	"VCVTTSD2SI",
+	"VCVTSD2SI",
+	"VUCOMISS",
+	"VCOMISS",
+	"VUCOMISD",
+	"VCOMISD",
+	"VMOVMSKPS",
+	"VMOVMSKPD",
+	"VSQRTPS",
+	"VRSQRTPS",
+	"VRCPPS",
+	"VSQRTPD",
+	"VSQRTSS",
+	"VRSQRTSS",
+	"VRCPSS",
+	"VSQRTSD",
+	"VANDPS",
+	"VANDNPS",
+	"VORPS",
+	"VXORPS",
+	"VADDPS",
+	"VMULPS",
+	"VSUBPS",
+	"VMINPS",
+	"VDIVPS",
+	"VMAXPS",
+	"VANDPD",
+	"VANDNPD",
+	"VORPD",
+	"VXORPD",
+	"VADDPD",
+	"VMULPD",
+	"VSUBPD",
+	"VMINPD",
+	"VDIVPD",
+	"VMAXPD",
+	"VADDSS",
+	"VMULSS",
+	"VSUBSS",
+	"VMINSS",
+	"VDIVSS",
+	"VMAXSS",
+	"VADDSD",
+	"VMULSD",
+	"VSUBSD",
+	"VMINSD",
+	"VDIVSD",
+	"VMAXSD",
+	"VCVTPS2PD",
+	"VCVTPD2PS",
+	"VCVTSS2SD",
+	"VCVTSD2SS",
+	"VCVTDQ2PS",
+	"VCVTPS2DQ",
+	"VCVTTPS2DQ",
+	"VCVTTPD2DQ",
+	"VCVTPD2DQ",
+	"VCVTDQ2PD",
+	"VCMPPS",
+	"VCMPPD",
+	"VCMPSS",
+	"VCMPSD",
+	"VSHUFPS",
+	"VSHUFPD",
+	"VLDMXCSR",
+	"VSTMXCSR",
+	"VHADDPD",
+	"VHSUBPD",
+	"VADDSUBPD",
+	"VHADDPS",
+	"VHSUBPS",
+	"VADDSUBPS",
+	"VLDDQU",
+	"VMOVD",
+	"VMOVQ",
+	"VMOVDQA",
+	"VMOVDQU",
+	"VMOVNTDQ",
+	"VMASKMOVDQU",
+	"VPINSRW",
+	"VPEXTRW",
+	"VPMOVMSKB",
+	"VPUNPCKLBW",
+	"VPUNPCKLWD",
+	"VPUNPCKLDQ",
+	"VPACKSSWB",
+	"VPCMPGTB",
+	"VPCMPGTW",
+	"VPCMPGTD",
+	"VPACKUSWB",
+	"VPUNPCKHBW",
+	"VPUNPCKHWD",
+	"VPUNPCKHDQ",
+	"VPACKSSDW",
+	"VPUNPCKLQDQ",
+	"VPUNPCKHQDQ",
+	"VPCMPEQB",
+	"VPCMPEQW",
+	"VPCMPEQD",
+	"VPADDQ",
+	"VPMULLW",
+	"VPSUBUSB",
+	"VPSUBUSW",
+	"VPMINUB",
+	"VPAND",
+	"VPADDUSB",
+	"VPADDUSW",
+	"VPMAXUB",
+	"VPANDN",
+	"VPAVGB",
+	"VPAVGW",
+	"VPMULHUW",
+	"VPMULHW",
+	"VPSUBSB",
+	"VPSUBSW",
+	"VPMINSW",
+	"VPOR",
+	"VPADDSB",
+	"VPADDSW",
+	"VPMAXSW",
+	"VPXOR",
+	"VPMULUDQ",
+	"VPMADDWD",
+	"VPSADBW",
+	"VPSUBB",
+	"VPSUBW",
+	"VPSUBD",
+	"VPSUBQ",
+	"VPADDB",
+	"VPADDW",
+	"VPADDD",
+	"VPSRLW",
+	"VPSRLD",
+	"VPSRLQ",
+	"VPSRAW",
+	"VPSRAD",
+	"VPSLLW",
+	"VPSLLD",
+	"VPSLLQ",
+	"VPSHUFD",
+	"VPSHUFHW",
+	"VPSHUFLW",
+	"VPSRLDQ",
+	"VPSLLDQ",
+	"VPSHUFB",
+	"VPHADDW",
+	"VPHADDD",
+	"VPHADDSW",
+	"VPMADDUBSW",
+	"VPHSUBW",
+	"VPHSUBD",
+	"VPHSUBSW",
+	"VPSIGNB",
+	"VPSIGNW",
+	"VPSIGND",
+	"VPMULHRSW",
+	"VPERMILPS",
+	"VPERMILPD",
+	"VTESTPS",
+	"VTESTPD",
+	"VPTEST",
+	"VBROADCASTSS",
+	"VBROADCASTSD",
+	"VBROADCASTF128",
+	"VPABSB",
+	"VPABSW",
+	"VPABSD",
+	"VPMOVSXBW",
+	"VPMOVSXBD",
+	"VPMOVSXBQ",
+	"VPMOVSXWD",
+	"VPMOVSXWQ",
+	"VPMOVSXDQ",
+	"VPMOVZXBW",
+	"VPMOVZXBD",
+	"VPMOVZXBQ",
+	"VPMOVZXWD",
+	"VPMOVZXWQ",
+	"VPMOVZXDQ",
+	"VPMULDQ",
+	"VPCMPEQQ",
+	"VPACKUSDW",
+	"VPMULLD",
+	"VPCMPGTQ",
+	"VPHMINPOSUW",
+	"VMOVNTDQA",
+	"VMASKMOVPS",
+	"VMASKMOVPD",
+	"VPMINSB",
+	"VPMINSD",
+	"VPMINUW",
+	"VPMINUD",
+	"VPMAXSB",
+	"VPMAXSD",
+	"VPMAXUW",
+	"VPMAXUD",
+	"VPERM2F128",
+	"VROUNDPS",
+	"VROUNDPD",
+	"VROUNDSS",
+	"VROUNDSD",
+	"VBLENDPS",
+	"VBLENDPD",
+	"VPBLENDW",
+	"VPALIGNR",
+	"VDPPS",
+	"VMPSADBW",
+	"VDPPD",
+	"VPEXTRB",
+	"VPEXTRD",
+	"VPEXTRQ",
+	"VEXTRACTPS",
+	"VINSERTF128",
+	"VEXTRACTF128",
+	"VPINSRB",
+	"VINSERTPS",
+	"VPINSRD",
+	"VPINSRQ",
+	"VBLENDVPS",
+	"VBLENDVPD",
+	"VPBLENDVB",
+	"VPCMPESTRM",
+	"VPCMPESTRI",
+	"VPCMPISTRM",
+	"VPCMPISTRI",
+	"VAESIMC",
+	"VAESKEYGENASSIST",
+	"VAESENC",
+	"VAESENCLAST",
+	"VAESDEC",
+	"VAESDECLAST",
+	"VPCLMULQDQ",
+	"VGF2P8MULB",
+	"VGF2P8AFFINEQB",
+	"VGF2P8AFFINEINVQB",
+	"VPERMPS",
+	"VPERMD",
+	"VPSRLVD",
+	"VPSRAVD",
+	"VPSLLVD",
+	"VPSRLVQ",
+	"VPSLLVQ",
+	"VPBROADCASTD",
+	"VPBROADCASTQ",
+	"VPBROADCASTB",
+	"VPBROADCASTW",
+	"VBROADCASTI128",
+	"VPMASKMOVD",
+	"VPMASKMOVQ",
+	"VPGATHERDD",
+	"VGATHERDPS",
+	"VPGATHERDQ",
+	"VGATHERDPD",
+	"VPGATHERQD",
+	"VGATHERQPS",
+	"VPGATHERQQ",
+	"VGATHERQPD",
+	"VPERMQ",
+	"VPERMPD",
+	"VPBLENDD",
+	"VINSERTI128",
+	"VEXTRACTI128",
+	"VPERM2I128",
+	"VCVTPH2PS",
+	"VCVTPS2PH",
+	"VFMADDSUB132PS",
+	"VFMSUBADD132PS",
+	"VFMADD132PS",
+	"VFMSUB132PS",
+	"VFNMADD132PS",
+	"VFNMSUB132PS",
+	"VFMADDSUB213PS",
+	"VFMSUBADD213PS",
+	"VFMADD213PS",
+	"VFMSUB213PS",
+	"VFNMADD213PS",
+	"VFNMSUB213PS",
+	"VFMADDSUB231PS",
+	"VFMSUBADD231PS",
+	"VFMADD231PS",
+	"VFMSUB231PS",
+	"VFNMADD231PS",
+	"VFNMSUB231PS",
+	"VFMADDSUB132PD",
+	"VFMSUBADD132PD",
+	"VFMADD132PD",
+	"VFMSUB132PD",
+	"VFNMADD132PD",
+	"VFNMSUB132PD",
+	"VFMADDSUB213PD",
+	"VFMSUBADD213PD",
+	"VFMADD213PD",
+	"VFMSUB213PD",
+	"VFNMADD213PD",
+	"VFNMSUB213PD",
+	"VFMADDSUB231PD",
+	"VFMSUBADD231PD",
+	"VFMADD231PD",
+	"VFMSUB231PD",
+	"VFNMADD231PD",
+	"VFNMSUB231PD",
+	"VFMADD132SS",
+	"VFMSUB132SS",
+	"VFNMADD132SS",
+	"VFNMSUB132SS",
+	"VFMADD213SS",
+	"VFMSUB213SS",
+	"VFNMADD213SS",
+	"VFNMSUB213SS",
+	"VFMADD231SS",
+	"VFMSUB231SS",
+	"VFNMADD231SS",
+	"VFNMSUB231SS",
+	"VFMADD132SD",
+	"VFMSUB132SD",
+	"VFNMADD132SD",
+	"VFNMSUB132SD",
+	"VFMADD213SD",
+	"VFMSUB213SD",
+	"VFNMADD213SD",
+	"VFNMSUB213SD",
+	"VFMADD231SD",
+	"VFMSUB231SD",
+	"VFNMADD231SD",
+	"VFNMSUB231SD",
+	"VPDPBUSD",
+	"VPDPBUSDS",
+	"VPDPWSSD",
+	"VPDPWSSDS",
+	"VPDPBUUD",
+	"VPDPBSUD",
+	"VPDPBSSD",
+	"VPDPBUUDS",
+	"VPDPBSUDS",
+	"VPDPBSSDS",
+	"VPDPWUUD",
+	"VPDPWUSD",
+	"VPDPWSUD",
+	"VPDPWUUDS",
+	"VPDPWUSDS",
+	"VPDPWSUDS",
+	"VPMADD52LUQ",
+	"VPMADD52HUQ",
+	"VCVTNEEBF162PS",
+	"VCVTNEOBF162PS",
+	"VCVTNEEPH2PS",
+	"VCVTNEOPH2PS",
+	"VBCSTNEBF162PS",
+	"VBCSTNESH2PS",
+	"VCVTNEPS2BF16",
+	"VSHA512MSG1",
+	"VSHA512MSG2",
+	"VSHA512RNDS2",
+	"VSM3MSG1",
+	"VSM3MSG2",
+	"VSM3RNDS2",
+	"VSM4KEY4",
+	"VSM4RNDS4",
+	"VFMADDSUBPS",
+	"VFMADDSUBPD",
+	"VFMSUBADDPS",
+	"VFMSUBADDPD",
+	"VFMADDPS",
+	"VFMADDPD",
+	"VFMSUBPS",
+	"VFMSUBPD",
+	"VFNMADDPS",
+	"VFNMADDPD",
+	"VFNMSUBPS",
+	"VFNMSUBPD",
+	"VFMADDSS",
+	"VFMADDSD",
+	"VFMSUBSS",
+	"VFMSUBSD",
+	"VFNMADDSS",
+	"VFNMADDSD",
+	"VFNMSUBSS",
+	"VFNMSUBSD",
+	"VPERMIL2PS",
+	"VPERMIL2PD",
+	"VPMACSSWW",
+	"VPMACSSWD",
+	"VPMACSSDQL",
+	"VPMACSSDD",
+	"VPMACSSDQH",
+	"VPMADCSSWD",
+	"VPMACSWW",
+	"VPMACSWD",
+	"VPMACSDQL",
+	"VPMACSDD",
+	"VPMACSDQH",
+	"VPMADCSWD",
+	"VPCMOV",
+	"VPPERM",
+	"VPROTB",
+	"VPROTW",
+	"VPROTD",
+	"VPROTQ",
+	"VPCOMB",
+	"VPCOMW",
+	"VPCOMD",
+	"VPCOMQ",
+	"VPCOMUB",
+	"VPCOMUW",
+	"VPCOMUD",
+	"VPCOMUQ",
+	"VFRCZPS",
+	"VFRCZPD",
+	"VFRCZSS",
+	"VFRCZSD",
+	"VPSHLB",
+	"VPSHLW",
+	"VPSHLD",
+	"VPSHLQ",
+	"VPSHAB",
+	"VPSHAW",
+	"VPSHAD",
+	"VPSHAQ",
+	"VPHADDBW",
+	"VPHADDBD",
+	"VPHADDBQ",
+	"VPHADDWD",
+	"VPHADDWQ",
+	"VPHADDDQ",
+	"VPHSUBBW",
+	"VPHSUBWD",
+	"VPHSUBDQ",
+	"VPHADDUBW",
+	"VPHADDUBD",
+	"VPHADDUBQ",
+	"VPHADDUWD",
+	"VPHADDUWQ",
+	"VPHADDUDQ",
+	"BLCFILL",
+	"BLSFILL",
+	"BLCS",
+	"TZMSK",
+	"BLCIC",
+	"BLSIC",
+	"T1MSKC",
+	"BLCMSK",
+	"BLCI",
+	"LLWPCB",
+	"SLWPCB",
+	"LWPINS",
+	"LWPVAL",
 }
 
 // CPUID features.
@@ -946,6 +2696,45 @@ const (
 	FeaturePADLOCK
 	FeatureX87
 	FeatureSSE3
+	FeatureMMX
+	FeatureSSSE3
+	Feature3DNOWEXT
+	FeatureSSE4A
+	FeatureSSE41
+	FeaturePCLMULQDQ
+	FeatureAES
+	FeatureSHA
+	FeatureGFNI
+	FeatureKL
+	FeatureWIDE_KL
+	FeatureBMI2
+	FeatureCMPCCXADD
+	FeatureAVX512F
+	FeatureAVX512DQ
+	FeatureAVX512BW
+	FeatureAMX_TILE
+	FeatureAMX_INT8
+	FeatureAMX_BF16
+	FeatureAMX_FP16
+	FeatureAMX_COMPLEX
+	FeatureAVX
+	FeatureVAES
+	FeatureVPCLMULQDQ
+	FeatureAVX2
+	FeatureF16C
+	FeatureFMA
+	FeatureAVX_VNNI
+	FeatureAVX_VNNI_INT8
+	FeatureAVX_VNNI_INT16
+	FeatureAVX_IFMA
+	FeatureAVX_NE_CONVERT
+	FeatureSHA512
+	FeatureSM3
+	FeatureSM4
+	FeatureFMA4
+	FeatureXOP
+	FeatureTBM
+	FeatureLWP
 )
 
 var featureNames = [...]string{
@@ -1021,6 +2810,45 @@ var featureNames = [...]string{
 	"PADLOCK",
 	"X87",
 	"SSE3",
+	"MMX",
+	"SSSE3",
+	"3DNOWEXT",
+	"SSE4A",
+	"SSE41",
+	"PCLMULQDQ",
+	"AES",
+	"SHA",
+	"GFNI",
+	"KL",
+	"WIDE_KL",
+	"BMI2",
+	"CMPCCXADD",
+	"AVX512F",
+	"AVX512DQ",
+	"AVX512BW",
+	"AMX_TILE",
+	"AMX_INT8",
+	"AMX_BF16",
+	"AMX_FP16",
+	"AMX_COMPLEX",
+	"AVX",
+	"VAES",
+	"VPCLMULQDQ",
+	"AVX2",
+	"F16C",
+	"FMA",
+	"AVX_VNNI",
+	"AVX_VNNI_INT8",
+	"AVX_VNNI_INT16",
+	"AVX_IFMA",
+	"AVX_NE_CONVERT",
+	"SHA512",
+	"SM3",
+	"SM4",
+	"FMA4",
+	"XOP",
+	"TBM",
+	"LWP",
 }
 
 // Bits of a match word.
@@ -1830,6 +3658,1086 @@ var encodings = [...]Encoding{
 	{Op: OpFUCOMIP, Form: "FUCOMIP ST, ST(i)", Opcode: "DF E8+i", Group: GroupX87, Feature: FeatureX87, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posFixed, ArgST, sz80, szNone, 0, false}, {posRM, ArgST, sz80, szNone, 0, false}}, opmap: 0, opcode: 0xdf},
 	{Op: OpFCOMIP, Form: "FCOMIP ST, ST(i)", Opcode: "DF F0+i", Group: GroupX87, Feature: FeatureX87, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posFixed, ArgST, sz80, szNone, 0, false}, {posRM, ArgST, sz80, szNone, 0, false}}, opmap: 0, opcode: 0xdf},
 	{Op: OpFWAIT, Form: "FWAIT", Opcode: "9B", Group: GroupX87, Feature: FeatureX87, opmap: 0, opcode: 0x9b},
+	{Op: OpEMMS, Form: "EMMS", Opcode: "NP 0F 77", Group: GroupMMX, Feature: FeatureMMX, opmap: 1, opcode: 0x77},
+	{Op: OpFEMMS, Form: "FEMMS", Opcode: "0F 0E", Group: GroupMMX, Feature: Feature3DNOW, opmap: 1, opcode: 0xe},
+	{Op: OpMOVD, Form: "MOVD mm, r/m32", Opcode: "NP REX.W0 0F 6E /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}}, opmap: 1, opcode: 0x6e},
+	{Op: OpMOVQ, Form: "MOVQ mm, r/m64", Opcode: "NP REX.W 0F 6E /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgGPR, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x6e},
+	{Op: OpMOVD, Form: "MOVD r/m32, mm", Opcode: "NP REX.W0 0F 7E /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posRM, ArgGPR, sz32, sz32, 0, false}, {posReg, ArgMMX, sz64, szNone, 0, false}}, opmap: 1, opcode: 0x7e},
+	{Op: OpMOVQ, Form: "MOVQ r/m64, mm", Opcode: "NP REX.W 0F 7E /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posRM, ArgGPR, sz64, sz64, 0, false}, {posReg, ArgMMX, sz64, szNone, 0, false}}, opmap: 1, opcode: 0x7e},
+	{Op: OpMOVQ, Form: "MOVQ mm, mm/m64", Opcode: "NP 0F 6F /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x6f},
+	{Op: OpMOVQ, Form: "MOVQ mm/m64, mm", Opcode: "NP 0F 7F /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posRM, ArgMMX, sz64, sz64, 0, false}, {posReg, ArgMMX, sz64, szNone, 0, false}}, opmap: 1, opcode: 0x7f},
+	{Op: OpPUNPCKLBW, Form: "PUNPCKLBW mm, mm/m32", Opcode: "NP 0F 60 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz32, 0, false}}, opmap: 1, opcode: 0x60},
+	{Op: OpPUNPCKLWD, Form: "PUNPCKLWD mm, mm/m32", Opcode: "NP 0F 61 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz32, 0, false}}, opmap: 1, opcode: 0x61},
+	{Op: OpPUNPCKLDQ, Form: "PUNPCKLDQ mm, mm/m32", Opcode: "NP 0F 62 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz32, 0, false}}, opmap: 1, opcode: 0x62},
+	{Op: OpPACKSSWB, Form: "PACKSSWB mm, mm/m64", Opcode: "NP 0F 63 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x63},
+	{Op: OpPCMPGTB, Form: "PCMPGTB mm, mm/m64", Opcode: "NP 0F 64 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x64},
+	{Op: OpPCMPGTW, Form: "PCMPGTW mm, mm/m64", Opcode: "NP 0F 65 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x65},
+	{Op: OpPCMPGTD, Form: "PCMPGTD mm, mm/m64", Opcode: "NP 0F 66 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x66},
+	{Op: OpPACKUSWB, Form: "PACKUSWB mm, mm/m64", Opcode: "NP 0F 67 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x67},
+	{Op: OpPUNPCKHBW, Form: "PUNPCKHBW mm, mm/m64", Opcode: "NP 0F 68 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x68},
+	{Op: OpPUNPCKHWD, Form: "PUNPCKHWD mm, mm/m64", Opcode: "NP 0F 69 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x69},
+	{Op: OpPUNPCKHDQ, Form: "PUNPCKHDQ mm, mm/m64", Opcode: "NP 0F 6A /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x6a},
+	{Op: OpPACKSSDW, Form: "PACKSSDW mm, mm/m64", Opcode: "NP 0F 6B /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x6b},
+	{Op: OpPCMPEQB, Form: "PCMPEQB mm, mm/m64", Opcode: "NP 0F 74 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x74},
+	{Op: OpPCMPEQW, Form: "PCMPEQW mm, mm/m64", Opcode: "NP 0F 75 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x75},
+	{Op: OpPCMPEQD, Form: "PCMPEQD mm, mm/m64", Opcode: "NP 0F 76 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x76},
+	{Op: OpPSRLW, Form: "PSRLW mm, mm/m64", Opcode: "NP 0F D1 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xd1},
+	{Op: OpPSRLD, Form: "PSRLD mm, mm/m64", Opcode: "NP 0F D2 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xd2},
+	{Op: OpPSRLQ, Form: "PSRLQ mm, mm/m64", Opcode: "NP 0F D3 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xd3},
+	{Op: OpPMULLW, Form: "PMULLW mm, mm/m64", Opcode: "NP 0F D5 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xd5},
+	{Op: OpPSUBUSB, Form: "PSUBUSB mm, mm/m64", Opcode: "NP 0F D8 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xd8},
+	{Op: OpPSUBUSW, Form: "PSUBUSW mm, mm/m64", Opcode: "NP 0F D9 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xd9},
+	{Op: OpPAND, Form: "PAND mm, mm/m64", Opcode: "NP 0F DB /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xdb},
+	{Op: OpPADDUSB, Form: "PADDUSB mm, mm/m64", Opcode: "NP 0F DC /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xdc},
+	{Op: OpPADDUSW, Form: "PADDUSW mm, mm/m64", Opcode: "NP 0F DD /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xdd},
+	{Op: OpPANDN, Form: "PANDN mm, mm/m64", Opcode: "NP 0F DF /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xdf},
+	{Op: OpPSRAW, Form: "PSRAW mm, mm/m64", Opcode: "NP 0F E1 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xe1},
+	{Op: OpPSRAD, Form: "PSRAD mm, mm/m64", Opcode: "NP 0F E2 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xe2},
+	{Op: OpPMULHW, Form: "PMULHW mm, mm/m64", Opcode: "NP 0F E5 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xe5},
+	{Op: OpPSUBSB, Form: "PSUBSB mm, mm/m64", Opcode: "NP 0F E8 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xe8},
+	{Op: OpPSUBSW, Form: "PSUBSW mm, mm/m64", Opcode: "NP 0F E9 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xe9},
+	{Op: OpPOR, Form: "POR mm, mm/m64", Opcode: "NP 0F EB /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xeb},
+	{Op: OpPADDSB, Form: "PADDSB mm, mm/m64", Opcode: "NP 0F EC /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xec},
+	{Op: OpPADDSW, Form: "PADDSW mm, mm/m64", Opcode: "NP 0F ED /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xed},
+	{Op: OpPXOR, Form: "PXOR mm, mm/m64", Opcode: "NP 0F EF /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xef},
+	{Op: OpPSLLW, Form: "PSLLW mm, mm/m64", Opcode: "NP 0F F1 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xf1},
+	{Op: OpPSLLD, Form: "PSLLD mm, mm/m64", Opcode: "NP 0F F2 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xf2},
+	{Op: OpPSLLQ, Form: "PSLLQ mm, mm/m64", Opcode: "NP 0F F3 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xf3},
+	{Op: OpPMADDWD, Form: "PMADDWD mm, mm/m64", Opcode: "NP 0F F5 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xf5},
+	{Op: OpPSUBB, Form: "PSUBB mm, mm/m64", Opcode: "NP 0F F8 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xf8},
+	{Op: OpPSUBW, Form: "PSUBW mm, mm/m64", Opcode: "NP 0F F9 /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xf9},
+	{Op: OpPSUBD, Form: "PSUBD mm, mm/m64", Opcode: "NP 0F FA /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xfa},
+	{Op: OpPADDB, Form: "PADDB mm, mm/m64", Opcode: "NP 0F FC /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xfc},
+	{Op: OpPADDW, Form: "PADDW mm, mm/m64", Opcode: "NP 0F FD /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xfd},
+	{Op: OpPADDD, Form: "PADDD mm, mm/m64", Opcode: "NP 0F FE /r", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xfe},
+	{Op: OpPSRLW, Form: "PSRLW mm, imm8", Opcode: "NP 0F 71 /2 ib", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posRM, ArgMMX, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0x71},
+	{Op: OpPSRAW, Form: "PSRAW mm, imm8", Opcode: "NP 0F 71 /4 ib", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posRM, ArgMMX, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0x71},
+	{Op: OpPSLLW, Form: "PSLLW mm, imm8", Opcode: "NP 0F 71 /6 ib", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posRM, ArgMMX, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0x71},
+	{Op: OpPSRLD, Form: "PSRLD mm, imm8", Opcode: "NP 0F 72 /2 ib", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posRM, ArgMMX, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0x72},
+	{Op: OpPSRAD, Form: "PSRAD mm, imm8", Opcode: "NP 0F 72 /4 ib", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posRM, ArgMMX, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0x72},
+	{Op: OpPSLLD, Form: "PSLLD mm, imm8", Opcode: "NP 0F 72 /6 ib", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posRM, ArgMMX, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0x72},
+	{Op: OpPSRLQ, Form: "PSRLQ mm, imm8", Opcode: "NP 0F 73 /2 ib", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posRM, ArgMMX, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0x73},
+	{Op: OpPSLLQ, Form: "PSLLQ mm, imm8", Opcode: "NP 0F 73 /6 ib", Group: GroupMMX, Feature: FeatureMMX, nargs: 2, args: [4]argSpec{{posRM, ArgMMX, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0x73},
+	{Op: OpPADDQ, Form: "PADDQ mm, mm/m64", Opcode: "NP 0F D4 /r", Group: GroupMMX, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xd4},
+	{Op: OpPMULUDQ, Form: "PMULUDQ mm, mm/m64", Opcode: "NP 0F F4 /r", Group: GroupMMX, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xf4},
+	{Op: OpPSUBQ, Form: "PSUBQ mm, mm/m64", Opcode: "NP 0F FB /r", Group: GroupMMX, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xfb},
+	{Op: OpPSHUFW, Form: "PSHUFW mm, mm/m64, imm8", Opcode: "NP 0F 70 /r ib", Group: GroupMMX, Feature: FeatureSSE, nargs: 3, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0x70},
+	{Op: OpPINSRW, Form: "PINSRW mm, r32/m16, imm8", Opcode: "NP 0F C4 /r ib", Group: GroupMMX, Feature: FeatureSSE, nargs: 3, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgGPR, sz32, sz16, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0xc4},
+	{Op: OpPEXTRW, Form: "PEXTRW r32, mm, imm8", Opcode: "NP 0F C5 /r ib", Group: GroupMMX, Feature: FeatureSSE, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgMMX, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0xc5},
+	{Op: OpPMOVMSKB, Form: "PMOVMSKB r32, mm", Opcode: "NP 0F D7 /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgMMX, sz64, szNone, 0, false}}, opmap: 1, opcode: 0xd7},
+	{Op: OpPMINUB, Form: "PMINUB mm, mm/m64", Opcode: "NP 0F DA /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xda},
+	{Op: OpPMAXUB, Form: "PMAXUB mm, mm/m64", Opcode: "NP 0F DE /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xde},
+	{Op: OpPAVGB, Form: "PAVGB mm, mm/m64", Opcode: "NP 0F E0 /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xe0},
+	{Op: OpPAVGW, Form: "PAVGW mm, mm/m64", Opcode: "NP 0F E3 /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xe3},
+	{Op: OpPMULHUW, Form: "PMULHUW mm, mm/m64", Opcode: "NP 0F E4 /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xe4},
+	{Op: OpPMINSW, Form: "PMINSW mm, mm/m64", Opcode: "NP 0F EA /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xea},
+	{Op: OpPMAXSW, Form: "PMAXSW mm, mm/m64", Opcode: "NP 0F EE /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xee},
+	{Op: OpPSADBW, Form: "PSADBW mm, mm/m64", Opcode: "NP 0F F6 /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0xf6},
+	{Op: OpMOVNTQ, Form: "MOVNTQ m64, mm", Opcode: "NP 0F E7 /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgMMX, sz64, szNone, 0, false}}, opmap: 1, opcode: 0xe7},
+	{Op: OpMASKMOVQ, Form: "MASKMOVQ mm, mm", Opcode: "NP 0F F7 /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, szNone, 0, false}}, opmap: 1, opcode: 0xf7},
+	{Op: OpCVTPI2PS, Form: "CVTPI2PS xmm, mm/m64", Opcode: "NP 0F 2A /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 1, opcode: 0x2a},
+	{Op: OpCVTTPS2PI, Form: "CVTTPS2PI mm, xmm/m64", Opcode: "NP 0F 2C /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, opmap: 1, opcode: 0x2c},
+	{Op: OpCVTPS2PI, Form: "CVTPS2PI mm, xmm/m64", Opcode: "NP 0F 2D /r", Group: GroupMMX, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, opmap: 1, opcode: 0x2d},
+	{Op: OpCVTPI2PD, Form: "CVTPI2PD xmm, mm/m64", Opcode: "66 0F 2A /r", Group: GroupMMX, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x2a},
+	{Op: OpCVTTPD2PI, Form: "CVTTPD2PI mm, xmm/m128", Opcode: "66 0F 2C /r", Group: GroupMMX, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x2c},
+	{Op: OpCVTPD2PI, Form: "CVTPD2PI mm, xmm/m128", Opcode: "66 0F 2D /r", Group: GroupMMX, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x2d},
+	{Op: OpMOVQ2DQ, Form: "MOVQ2DQ xmm, mm", Opcode: "F3 0F D6 /r", Group: GroupMMX, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMMX, sz64, szNone, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0xd6},
+	{Op: OpMOVDQ2Q, Form: "MOVDQ2Q mm, xmm", Opcode: "F2 0F D6 /r", Group: GroupMMX, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0xd6},
+	{Op: OpPSHUFB, Form: "PSHUFB mm, mm/m64", Opcode: "NP 0F 38 00 /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x0},
+	{Op: OpPHADDW, Form: "PHADDW mm, mm/m64", Opcode: "NP 0F 38 01 /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x1},
+	{Op: OpPHADDD, Form: "PHADDD mm, mm/m64", Opcode: "NP 0F 38 02 /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x2},
+	{Op: OpPHADDSW, Form: "PHADDSW mm, mm/m64", Opcode: "NP 0F 38 03 /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x3},
+	{Op: OpPMADDUBSW, Form: "PMADDUBSW mm, mm/m64", Opcode: "NP 0F 38 04 /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x4},
+	{Op: OpPHSUBW, Form: "PHSUBW mm, mm/m64", Opcode: "NP 0F 38 05 /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x5},
+	{Op: OpPHSUBD, Form: "PHSUBD mm, mm/m64", Opcode: "NP 0F 38 06 /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x6},
+	{Op: OpPHSUBSW, Form: "PHSUBSW mm, mm/m64", Opcode: "NP 0F 38 07 /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x7},
+	{Op: OpPSIGNB, Form: "PSIGNB mm, mm/m64", Opcode: "NP 0F 38 08 /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x8},
+	{Op: OpPSIGNW, Form: "PSIGNW mm, mm/m64", Opcode: "NP 0F 38 09 /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x9},
+	{Op: OpPSIGND, Form: "PSIGND mm, mm/m64", Opcode: "NP 0F 38 0A /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0xa},
+	{Op: OpPMULHRSW, Form: "PMULHRSW mm, mm/m64", Opcode: "NP 0F 38 0B /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0xb},
+	{Op: OpPABSB, Form: "PABSB mm, mm/m64", Opcode: "NP 0F 38 1C /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x1c},
+	{Op: OpPABSW, Form: "PABSW mm, mm/m64", Opcode: "NP 0F 38 1D /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x1d},
+	{Op: OpPABSD, Form: "PABSD mm, mm/m64", Opcode: "NP 0F 38 1E /r", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 2, opcode: 0x1e},
+	{Op: OpPALIGNR, Form: "PALIGNR mm, mm/m64, imm8", Opcode: "NP 0F 3A 0F /r ib", Group: GroupMMX, Feature: FeatureSSSE3, nargs: 3, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 3, opcode: 0xf},
+	{Op: OpPI2FD, Form: "PI2FD mm, mm/m64", Opcode: "0F 0F /r 0D", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xd},
+	{Op: OpPF2ID, Form: "PF2ID mm, mm/m64", Opcode: "0F 0F /r 1D", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0x1d},
+	{Op: OpPFCMPGE, Form: "PFCMPGE mm, mm/m64", Opcode: "0F 0F /r 90", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0x90},
+	{Op: OpPFMIN, Form: "PFMIN mm, mm/m64", Opcode: "0F 0F /r 94", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0x94},
+	{Op: OpPFRCP, Form: "PFRCP mm, mm/m64", Opcode: "0F 0F /r 96", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0x96},
+	{Op: OpPFRSQRT, Form: "PFRSQRT mm, mm/m64", Opcode: "0F 0F /r 97", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0x97},
+	{Op: OpPFSUB, Form: "PFSUB mm, mm/m64", Opcode: "0F 0F /r 9A", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0x9a},
+	{Op: OpPFADD, Form: "PFADD mm, mm/m64", Opcode: "0F 0F /r 9E", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0x9e},
+	{Op: OpPFCMPGT, Form: "PFCMPGT mm, mm/m64", Opcode: "0F 0F /r A0", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xa0},
+	{Op: OpPFMAX, Form: "PFMAX mm, mm/m64", Opcode: "0F 0F /r A4", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xa4},
+	{Op: OpPFRCPIT1, Form: "PFRCPIT1 mm, mm/m64", Opcode: "0F 0F /r A6", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xa6},
+	{Op: OpPFRSQIT1, Form: "PFRSQIT1 mm, mm/m64", Opcode: "0F 0F /r A7", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xa7},
+	{Op: OpPFSUBR, Form: "PFSUBR mm, mm/m64", Opcode: "0F 0F /r AA", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xaa},
+	{Op: OpPFACC, Form: "PFACC mm, mm/m64", Opcode: "0F 0F /r AE", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xae},
+	{Op: OpPFCMPEQ, Form: "PFCMPEQ mm, mm/m64", Opcode: "0F 0F /r B0", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xb0},
+	{Op: OpPFMUL, Form: "PFMUL mm, mm/m64", Opcode: "0F 0F /r B4", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xb4},
+	{Op: OpPFRCPIT2, Form: "PFRCPIT2 mm, mm/m64", Opcode: "0F 0F /r B6", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xb6},
+	{Op: OpPMULHRW, Form: "PMULHRW mm, mm/m64", Opcode: "0F 0F /r B7", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xb7},
+	{Op: OpPAVGUSB, Form: "PAVGUSB mm, mm/m64", Opcode: "0F 0F /r BF", Group: GroupMMX, Feature: Feature3DNOW, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xbf},
+	{Op: OpPI2FW, Form: "PI2FW mm, mm/m64", Opcode: "0F 0F /r 0C", Group: GroupMMX, Feature: Feature3DNOWEXT, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xc},
+	{Op: OpPF2IW, Form: "PF2IW mm, mm/m64", Opcode: "0F 0F /r 1C", Group: GroupMMX, Feature: Feature3DNOWEXT, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0x1c},
+	{Op: OpPFNACC, Form: "PFNACC mm, mm/m64", Opcode: "0F 0F /r 8A", Group: GroupMMX, Feature: Feature3DNOWEXT, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0x8a},
+	{Op: OpPFPNACC, Form: "PFPNACC mm, mm/m64", Opcode: "0F 0F /r 8E", Group: GroupMMX, Feature: Feature3DNOWEXT, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0x8e},
+	{Op: OpPSWAPD, Form: "PSWAPD mm, mm/m64", Opcode: "0F 0F /r BB", Group: GroupMMX, Feature: Feature3DNOWEXT, nargs: 2, args: [4]argSpec{{posReg, ArgMMX, sz64, szNone, 0, false}, {posRM, ArgMMX, sz64, sz64, 0, false}}, opmap: 4, opcode: 0xbb},
+	{Op: OpMOVUPS, Form: "MOVUPS xmm, xmm/m128", Opcode: "NP 0F 10 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x10},
+	{Op: OpMOVAPS, Form: "MOVAPS xmm, xmm/m128", Opcode: "NP 0F 28 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x28},
+	{Op: OpMOVUPS, Form: "MOVUPS xmm/m128, xmm", Opcode: "NP 0F 11 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, opmap: 1, opcode: 0x11},
+	{Op: OpMOVAPS, Form: "MOVAPS xmm/m128, xmm", Opcode: "NP 0F 29 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, opmap: 1, opcode: 0x29},
+	{Op: OpMOVUPD, Form: "MOVUPD xmm, xmm/m128", Opcode: "66 0F 10 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x10},
+	{Op: OpMOVAPD, Form: "MOVAPD xmm, xmm/m128", Opcode: "66 0F 28 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x28},
+	{Op: OpMOVUPD, Form: "MOVUPD xmm/m128, xmm", Opcode: "66 0F 11 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x11},
+	{Op: OpMOVAPD, Form: "MOVAPD xmm/m128, xmm", Opcode: "66 0F 29 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x29},
+	{Op: OpMOVSS, Form: "MOVSS xmm, xmm/m32", Opcode: "F3 0F 10 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x10},
+	{Op: OpMOVSS, Form: "MOVSS xmm/m32, xmm", Opcode: "F3 0F 11 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x11},
+	{Op: OpMOVSD, Form: "MOVSD xmm, xmm/m64", Opcode: "F2 0F 10 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x10},
+	{Op: OpMOVSD, Form: "MOVSD xmm/m64, xmm", Opcode: "F2 0F 11 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x11},
+	{Op: OpMOVHLPS, Form: "MOVHLPS xmm, xmm", Opcode: "NP 0F 12 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, opmap: 1, opcode: 0x12},
+	{Op: OpMOVLHPS, Form: "MOVLHPS xmm, xmm", Opcode: "NP 0F 16 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, opmap: 1, opcode: 0x16},
+	{Op: OpMOVLPS, Form: "MOVLPS xmm, m64", Opcode: "NP 0F 12 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, opmap: 1, opcode: 0x12},
+	{Op: OpMOVHPS, Form: "MOVHPS xmm, m64", Opcode: "NP 0F 16 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, opmap: 1, opcode: 0x16},
+	{Op: OpMOVLPS, Form: "MOVLPS m64, xmm", Opcode: "NP 0F 13 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, opmap: 1, opcode: 0x13},
+	{Op: OpMOVHPS, Form: "MOVHPS m64, xmm", Opcode: "NP 0F 17 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, opmap: 1, opcode: 0x17},
+	{Op: OpMOVLPD, Form: "MOVLPD xmm, m64", Opcode: "66 0F 12 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x12},
+	{Op: OpMOVHPD, Form: "MOVHPD xmm, m64", Opcode: "66 0F 16 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x16},
+	{Op: OpMOVLPD, Form: "MOVLPD m64, xmm", Opcode: "66 0F 13 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x13},
+	{Op: OpMOVHPD, Form: "MOVHPD m64, xmm", Opcode: "66 0F 17 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x17},
+	{Op: OpMOVSLDUP, Form: "MOVSLDUP xmm, xmm/m128", Opcode: "F3 0F 12 /r", Group: GroupSSE, Feature: FeatureSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x12},
+	{Op: OpMOVSHDUP, Form: "MOVSHDUP xmm, xmm/m128", Opcode: "F3 0F 16 /r", Group: GroupSSE, Feature: FeatureSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x16},
+	{Op: OpMOVDDUP, Form: "MOVDDUP xmm, xmm/m64", Opcode: "F2 0F 12 /r", Group: GroupSSE, Feature: FeatureSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x12},
+	{Op: OpUNPCKLPS, Form: "UNPCKLPS xmm, xmm/m128", Opcode: "NP 0F 14 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x14},
+	{Op: OpUNPCKHPS, Form: "UNPCKHPS xmm, xmm/m128", Opcode: "NP 0F 15 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x15},
+	{Op: OpUNPCKLPD, Form: "UNPCKLPD xmm, xmm/m128", Opcode: "66 0F 14 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x14},
+	{Op: OpUNPCKHPD, Form: "UNPCKHPD xmm, xmm/m128", Opcode: "66 0F 15 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x15},
+	{Op: OpCVTSI2SS, Form: "CVTSI2SS xmm, r/my", Opcode: "F3 0F 2A /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x2a},
+	{Op: OpCVTSI2SD, Form: "CVTSI2SD xmm, r/my", Opcode: "F2 0F 2A /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x2a},
+	{Op: OpMOVNTPS, Form: "MOVNTPS m128, xmm", Opcode: "NP 0F 2B /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz128, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, opmap: 1, opcode: 0x2b},
+	{Op: OpMOVNTPD, Form: "MOVNTPD m128, xmm", Opcode: "66 0F 2B /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz128, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x2b},
+	{Op: OpMOVNTSS, Form: "MOVNTSS m32, xmm", Opcode: "F3 0F 2B /r", Group: GroupSSE, Feature: FeatureSSE4A, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x2b},
+	{Op: OpMOVNTSD, Form: "MOVNTSD m64, xmm", Opcode: "F2 0F 2B /r", Group: GroupSSE, Feature: FeatureSSE4A, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x2b},
+	{Op: OpCVTTSS2SI, Form: "CVTTSS2SI ry, xmm/m32", Opcode: "F3 0F 2C /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x2c},
+	{Op: OpCVTSS2SI, Form: "CVTSS2SI ry, xmm/m32", Opcode: "F3 0F 2D /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x2d},
+	{Op: OpCVTTSD2SI, Form: "CVTTSD2SI ry, xmm/m64", Opcode: "F2 0F 2C /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x2c},
+	{Op: OpCVTSD2SI, Form: "CVTSD2SI ry, xmm/m64", Opcode: "F2 0F 2D /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x2d},
+	{Op: OpUCOMISS, Form: "UCOMISS xmm, xmm/m32", Opcode: "NP 0F 2E /r", Group: GroupSSE, Feature: FeatureSSE, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, opmap: 1, opcode: 0x2e},
+	{Op: OpCOMISS, Form: "COMISS xmm, xmm/m32", Opcode: "NP 0F 2F /r", Group: GroupSSE, Feature: FeatureSSE, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, opmap: 1, opcode: 0x2f},
+	{Op: OpUCOMISD, Form: "UCOMISD xmm, xmm/m64", Opcode: "66 0F 2E /r", Group: GroupSSE, Feature: FeatureSSE2, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x2e},
+	{Op: OpCOMISD, Form: "COMISD xmm, xmm/m64", Opcode: "66 0F 2F /r", Group: GroupSSE, Feature: FeatureSSE2, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x2f},
+	{Op: OpMOVMSKPS, Form: "MOVMSKPS r32, xmm", Opcode: "NP 0F 50 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, opmap: 1, opcode: 0x50},
+	{Op: OpMOVMSKPD, Form: "MOVMSKPD r32, xmm", Opcode: "66 0F 50 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x50},
+	{Op: OpSQRTPS, Form: "SQRTPS xmm, xmm/m128", Opcode: "NP 0F 51 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x51},
+	{Op: OpRSQRTPS, Form: "RSQRTPS xmm, xmm/m128", Opcode: "NP 0F 52 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x52},
+	{Op: OpRCPPS, Form: "RCPPS xmm, xmm/m128", Opcode: "NP 0F 53 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x53},
+	{Op: OpANDPS, Form: "ANDPS xmm, xmm/m128", Opcode: "NP 0F 54 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x54},
+	{Op: OpANDNPS, Form: "ANDNPS xmm, xmm/m128", Opcode: "NP 0F 55 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x55},
+	{Op: OpORPS, Form: "ORPS xmm, xmm/m128", Opcode: "NP 0F 56 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x56},
+	{Op: OpXORPS, Form: "XORPS xmm, xmm/m128", Opcode: "NP 0F 57 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x57},
+	{Op: OpADDPS, Form: "ADDPS xmm, xmm/m128", Opcode: "NP 0F 58 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x58},
+	{Op: OpMULPS, Form: "MULPS xmm, xmm/m128", Opcode: "NP 0F 59 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x59},
+	{Op: OpSUBPS, Form: "SUBPS xmm, xmm/m128", Opcode: "NP 0F 5C /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x5c},
+	{Op: OpMINPS, Form: "MINPS xmm, xmm/m128", Opcode: "NP 0F 5D /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x5d},
+	{Op: OpDIVPS, Form: "DIVPS xmm, xmm/m128", Opcode: "NP 0F 5E /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x5e},
+	{Op: OpMAXPS, Form: "MAXPS xmm, xmm/m128", Opcode: "NP 0F 5F /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x5f},
+	{Op: OpSQRTSS, Form: "SQRTSS xmm, xmm/m32", Opcode: "F3 0F 51 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x51},
+	{Op: OpRSQRTSS, Form: "RSQRTSS xmm, xmm/m32", Opcode: "F3 0F 52 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x52},
+	{Op: OpRCPSS, Form: "RCPSS xmm, xmm/m32", Opcode: "F3 0F 53 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x53},
+	{Op: OpADDSS, Form: "ADDSS xmm, xmm/m32", Opcode: "F3 0F 58 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x58},
+	{Op: OpMULSS, Form: "MULSS xmm, xmm/m32", Opcode: "F3 0F 59 /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x59},
+	{Op: OpSUBSS, Form: "SUBSS xmm, xmm/m32", Opcode: "F3 0F 5C /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x5c},
+	{Op: OpMINSS, Form: "MINSS xmm, xmm/m32", Opcode: "F3 0F 5D /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x5d},
+	{Op: OpDIVSS, Form: "DIVSS xmm, xmm/m32", Opcode: "F3 0F 5E /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x5e},
+	{Op: OpMAXSS, Form: "MAXSS xmm, xmm/m32", Opcode: "F3 0F 5F /r", Group: GroupSSE, Feature: FeatureSSE, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x5f},
+	{Op: OpCMPPS, Form: "CMPPS xmm, xmm/m128, imm8", Opcode: "NP 0F C2 /r ib", Group: GroupSSE, Feature: FeatureSSE, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0xc2},
+	{Op: OpCMPSS, Form: "CMPSS xmm, xmm/m32, imm8", Opcode: "F3 0F C2 /r ib", Group: GroupSSE, Feature: FeatureSSE, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPPRep, opmap: 1, opcode: 0xc2},
+	{Op: OpSHUFPS, Form: "SHUFPS xmm, xmm/m128, imm8", Opcode: "NP 0F C6 /r ib", Group: GroupSSE, Feature: FeatureSSE, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 1, opcode: 0xc6},
+	{Op: OpLDMXCSR, Form: "LDMXCSR m32", Opcode: "NP 0F AE /2", Group: GroupSSE, Feature: FeatureSSE, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, opmap: 1, opcode: 0xae},
+	{Op: OpSTMXCSR, Form: "STMXCSR m32", Opcode: "NP 0F AE /3", Group: GroupSSE, Feature: FeatureSSE, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, opmap: 1, opcode: 0xae},
+	{Op: OpSQRTPD, Form: "SQRTPD xmm, xmm/m128", Opcode: "66 0F 51 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x51},
+	{Op: OpANDPD, Form: "ANDPD xmm, xmm/m128", Opcode: "66 0F 54 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x54},
+	{Op: OpANDNPD, Form: "ANDNPD xmm, xmm/m128", Opcode: "66 0F 55 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x55},
+	{Op: OpORPD, Form: "ORPD xmm, xmm/m128", Opcode: "66 0F 56 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x56},
+	{Op: OpXORPD, Form: "XORPD xmm, xmm/m128", Opcode: "66 0F 57 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x57},
+	{Op: OpADDPD, Form: "ADDPD xmm, xmm/m128", Opcode: "66 0F 58 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x58},
+	{Op: OpMULPD, Form: "MULPD xmm, xmm/m128", Opcode: "66 0F 59 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x59},
+	{Op: OpSUBPD, Form: "SUBPD xmm, xmm/m128", Opcode: "66 0F 5C /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x5c},
+	{Op: OpMINPD, Form: "MINPD xmm, xmm/m128", Opcode: "66 0F 5D /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x5d},
+	{Op: OpDIVPD, Form: "DIVPD xmm, xmm/m128", Opcode: "66 0F 5E /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x5e},
+	{Op: OpMAXPD, Form: "MAXPD xmm, xmm/m128", Opcode: "66 0F 5F /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x5f},
+	{Op: OpSQRTSD, Form: "SQRTSD xmm, xmm/m64", Opcode: "F2 0F 51 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x51},
+	{Op: OpADDSD, Form: "ADDSD xmm, xmm/m64", Opcode: "F2 0F 58 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x58},
+	{Op: OpMULSD, Form: "MULSD xmm, xmm/m64", Opcode: "F2 0F 59 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x59},
+	{Op: OpSUBSD, Form: "SUBSD xmm, xmm/m64", Opcode: "F2 0F 5C /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x5c},
+	{Op: OpMINSD, Form: "MINSD xmm, xmm/m64", Opcode: "F2 0F 5D /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x5d},
+	{Op: OpDIVSD, Form: "DIVSD xmm, xmm/m64", Opcode: "F2 0F 5E /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x5e},
+	{Op: OpMAXSD, Form: "MAXSD xmm, xmm/m64", Opcode: "F2 0F 5F /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x5f},
+	{Op: OpCMPPD, Form: "CMPPD xmm, xmm/m128, imm8", Opcode: "66 0F C2 /r ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0xc2},
+	{Op: OpCMPSD, Form: "CMPSD xmm, xmm/m64, imm8", Opcode: "F2 0F C2 /r ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPPRep, opmap: 1, opcode: 0xc2},
+	{Op: OpSHUFPD, Form: "SHUFPD xmm, xmm/m128, imm8", Opcode: "66 0F C6 /r ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0xc6},
+	{Op: OpCVTPS2PD, Form: "CVTPS2PD xmm, xmm/m64", Opcode: "NP 0F 5A /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, opmap: 1, opcode: 0x5a},
+	{Op: OpCVTPD2PS, Form: "CVTPD2PS xmm, xmm/m128", Opcode: "66 0F 5A /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x5a},
+	{Op: OpCVTSS2SD, Form: "CVTSS2SD xmm, xmm/m32", Opcode: "F3 0F 5A /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x5a},
+	{Op: OpCVTSD2SS, Form: "CVTSD2SS xmm, xmm/m64", Opcode: "F2 0F 5A /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x5a},
+	{Op: OpCVTDQ2PS, Form: "CVTDQ2PS xmm, xmm/m128", Opcode: "NP 0F 5B /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 1, opcode: 0x5b},
+	{Op: OpCVTPS2DQ, Form: "CVTPS2DQ xmm, xmm/m128", Opcode: "66 0F 5B /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x5b},
+	{Op: OpCVTTPS2DQ, Form: "CVTTPS2DQ xmm, xmm/m128", Opcode: "F3 0F 5B /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x5b},
+	{Op: OpCVTTPD2DQ, Form: "CVTTPD2DQ xmm, xmm/m128", Opcode: "66 0F E6 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xe6},
+	{Op: OpCVTPD2DQ, Form: "CVTPD2DQ xmm, xmm/m128", Opcode: "F2 0F E6 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0xe6},
+	{Op: OpCVTDQ2PD, Form: "CVTDQ2PD xmm, xmm/m64", Opcode: "F3 0F E6 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0xe6},
+	{Op: OpPUNPCKLBW, Form: "PUNPCKLBW xmm, xmm/m128", Opcode: "66 0F 60 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x60},
+	{Op: OpPUNPCKLWD, Form: "PUNPCKLWD xmm, xmm/m128", Opcode: "66 0F 61 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x61},
+	{Op: OpPUNPCKLDQ, Form: "PUNPCKLDQ xmm, xmm/m128", Opcode: "66 0F 62 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x62},
+	{Op: OpPACKSSWB, Form: "PACKSSWB xmm, xmm/m128", Opcode: "66 0F 63 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x63},
+	{Op: OpPCMPGTB, Form: "PCMPGTB xmm, xmm/m128", Opcode: "66 0F 64 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x64},
+	{Op: OpPCMPGTW, Form: "PCMPGTW xmm, xmm/m128", Opcode: "66 0F 65 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x65},
+	{Op: OpPCMPGTD, Form: "PCMPGTD xmm, xmm/m128", Opcode: "66 0F 66 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x66},
+	{Op: OpPACKUSWB, Form: "PACKUSWB xmm, xmm/m128", Opcode: "66 0F 67 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x67},
+	{Op: OpPUNPCKHBW, Form: "PUNPCKHBW xmm, xmm/m128", Opcode: "66 0F 68 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x68},
+	{Op: OpPUNPCKHWD, Form: "PUNPCKHWD xmm, xmm/m128", Opcode: "66 0F 69 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x69},
+	{Op: OpPUNPCKHDQ, Form: "PUNPCKHDQ xmm, xmm/m128", Opcode: "66 0F 6A /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x6a},
+	{Op: OpPACKSSDW, Form: "PACKSSDW xmm, xmm/m128", Opcode: "66 0F 6B /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x6b},
+	{Op: OpPUNPCKLQDQ, Form: "PUNPCKLQDQ xmm, xmm/m128", Opcode: "66 0F 6C /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x6c},
+	{Op: OpPUNPCKHQDQ, Form: "PUNPCKHQDQ xmm, xmm/m128", Opcode: "66 0F 6D /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x6d},
+	{Op: OpPCMPEQB, Form: "PCMPEQB xmm, xmm/m128", Opcode: "66 0F 74 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x74},
+	{Op: OpPCMPEQW, Form: "PCMPEQW xmm, xmm/m128", Opcode: "66 0F 75 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x75},
+	{Op: OpPCMPEQD, Form: "PCMPEQD xmm, xmm/m128", Opcode: "66 0F 76 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x76},
+	{Op: OpPSRLW, Form: "PSRLW xmm, xmm/m128", Opcode: "66 0F D1 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xd1},
+	{Op: OpPSRLD, Form: "PSRLD xmm, xmm/m128", Opcode: "66 0F D2 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xd2},
+	{Op: OpPSRLQ, Form: "PSRLQ xmm, xmm/m128", Opcode: "66 0F D3 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xd3},
+	{Op: OpPADDQ, Form: "PADDQ xmm, xmm/m128", Opcode: "66 0F D4 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xd4},
+	{Op: OpPMULLW, Form: "PMULLW xmm, xmm/m128", Opcode: "66 0F D5 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xd5},
+	{Op: OpPSUBUSB, Form: "PSUBUSB xmm, xmm/m128", Opcode: "66 0F D8 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xd8},
+	{Op: OpPSUBUSW, Form: "PSUBUSW xmm, xmm/m128", Opcode: "66 0F D9 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xd9},
+	{Op: OpPMINUB, Form: "PMINUB xmm, xmm/m128", Opcode: "66 0F DA /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xda},
+	{Op: OpPAND, Form: "PAND xmm, xmm/m128", Opcode: "66 0F DB /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xdb},
+	{Op: OpPADDUSB, Form: "PADDUSB xmm, xmm/m128", Opcode: "66 0F DC /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xdc},
+	{Op: OpPADDUSW, Form: "PADDUSW xmm, xmm/m128", Opcode: "66 0F DD /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xdd},
+	{Op: OpPMAXUB, Form: "PMAXUB xmm, xmm/m128", Opcode: "66 0F DE /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xde},
+	{Op: OpPANDN, Form: "PANDN xmm, xmm/m128", Opcode: "66 0F DF /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xdf},
+	{Op: OpPAVGB, Form: "PAVGB xmm, xmm/m128", Opcode: "66 0F E0 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xe0},
+	{Op: OpPSRAW, Form: "PSRAW xmm, xmm/m128", Opcode: "66 0F E1 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xe1},
+	{Op: OpPSRAD, Form: "PSRAD xmm, xmm/m128", Opcode: "66 0F E2 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xe2},
+	{Op: OpPAVGW, Form: "PAVGW xmm, xmm/m128", Opcode: "66 0F E3 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xe3},
+	{Op: OpPMULHUW, Form: "PMULHUW xmm, xmm/m128", Opcode: "66 0F E4 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xe4},
+	{Op: OpPMULHW, Form: "PMULHW xmm, xmm/m128", Opcode: "66 0F E5 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xe5},
+	{Op: OpPSUBSB, Form: "PSUBSB xmm, xmm/m128", Opcode: "66 0F E8 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xe8},
+	{Op: OpPSUBSW, Form: "PSUBSW xmm, xmm/m128", Opcode: "66 0F E9 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xe9},
+	{Op: OpPMINSW, Form: "PMINSW xmm, xmm/m128", Opcode: "66 0F EA /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xea},
+	{Op: OpPOR, Form: "POR xmm, xmm/m128", Opcode: "66 0F EB /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xeb},
+	{Op: OpPADDSB, Form: "PADDSB xmm, xmm/m128", Opcode: "66 0F EC /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xec},
+	{Op: OpPADDSW, Form: "PADDSW xmm, xmm/m128", Opcode: "66 0F ED /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xed},
+	{Op: OpPMAXSW, Form: "PMAXSW xmm, xmm/m128", Opcode: "66 0F EE /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xee},
+	{Op: OpPXOR, Form: "PXOR xmm, xmm/m128", Opcode: "66 0F EF /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xef},
+	{Op: OpPSLLW, Form: "PSLLW xmm, xmm/m128", Opcode: "66 0F F1 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xf1},
+	{Op: OpPSLLD, Form: "PSLLD xmm, xmm/m128", Opcode: "66 0F F2 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xf2},
+	{Op: OpPSLLQ, Form: "PSLLQ xmm, xmm/m128", Opcode: "66 0F F3 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xf3},
+	{Op: OpPMULUDQ, Form: "PMULUDQ xmm, xmm/m128", Opcode: "66 0F F4 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xf4},
+	{Op: OpPMADDWD, Form: "PMADDWD xmm, xmm/m128", Opcode: "66 0F F5 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xf5},
+	{Op: OpPSADBW, Form: "PSADBW xmm, xmm/m128", Opcode: "66 0F F6 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xf6},
+	{Op: OpPSUBB, Form: "PSUBB xmm, xmm/m128", Opcode: "66 0F F8 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xf8},
+	{Op: OpPSUBW, Form: "PSUBW xmm, xmm/m128", Opcode: "66 0F F9 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xf9},
+	{Op: OpPSUBD, Form: "PSUBD xmm, xmm/m128", Opcode: "66 0F FA /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xfa},
+	{Op: OpPSUBQ, Form: "PSUBQ xmm, xmm/m128", Opcode: "66 0F FB /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xfb},
+	{Op: OpPADDB, Form: "PADDB xmm, xmm/m128", Opcode: "66 0F FC /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xfc},
+	{Op: OpPADDW, Form: "PADDW xmm, xmm/m128", Opcode: "66 0F FD /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xfd},
+	{Op: OpPADDD, Form: "PADDD xmm, xmm/m128", Opcode: "66 0F FE /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xfe},
+	{Op: OpMOVD, Form: "MOVD xmm, r/m32", Opcode: "66 REX.W0 0F 6E /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x6e},
+	{Op: OpMOVQ, Form: "MOVQ xmm, r/m64", Opcode: "66 REX.W 0F 6E /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz64, sz64, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x6e},
+	{Op: OpMOVD, Form: "MOVD r/m32, xmm", Opcode: "66 REX.W0 0F 7E /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgGPR, sz32, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x7e},
+	{Op: OpMOVQ, Form: "MOVQ r/m64, xmm", Opcode: "66 REX.W 0F 7E /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgGPR, sz64, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x7e},
+	{Op: OpMOVQ, Form: "MOVQ xmm, xmm/m64", Opcode: "F3 0F 7E /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x7e},
+	{Op: OpMOVQ, Form: "MOVQ xmm/m64, xmm", Opcode: "66 0F D6 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xd6},
+	{Op: OpMOVDQA, Form: "MOVDQA xmm, xmm/m128", Opcode: "66 0F 6F /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x6f},
+	{Op: OpMOVDQU, Form: "MOVDQU xmm, xmm/m128", Opcode: "F3 0F 6F /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x6f},
+	{Op: OpMOVDQA, Form: "MOVDQA xmm/m128, xmm", Opcode: "66 0F 7F /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x7f},
+	{Op: OpMOVDQU, Form: "MOVDQU xmm/m128, xmm", Opcode: "F3 0F 7F /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x7f},
+	{Op: OpPSHUFD, Form: "PSHUFD xmm, xmm/m128, imm8", Opcode: "66 0F 70 /r ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0x70},
+	{Op: OpPSHUFHW, Form: "PSHUFHW xmm, xmm/m128, imm8", Opcode: "F3 0F 70 /r ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPPRep, opmap: 1, opcode: 0x70},
+	{Op: OpPSHUFLW, Form: "PSHUFLW xmm, xmm/m128, imm8", Opcode: "F2 0F 70 /r ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPPRep, opmap: 1, opcode: 0x70},
+	{Op: OpPSRLW, Form: "PSRLW xmm, imm8", Opcode: "66 0F 71 /2 ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0x71},
+	{Op: OpPSRAW, Form: "PSRAW xmm, imm8", Opcode: "66 0F 71 /4 ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0x71},
+	{Op: OpPSLLW, Form: "PSLLW xmm, imm8", Opcode: "66 0F 71 /6 ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0x71},
+	{Op: OpPSRLD, Form: "PSRLD xmm, imm8", Opcode: "66 0F 72 /2 ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0x72},
+	{Op: OpPSRAD, Form: "PSRAD xmm, imm8", Opcode: "66 0F 72 /4 ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0x72},
+	{Op: OpPSLLD, Form: "PSLLD xmm, imm8", Opcode: "66 0F 72 /6 ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0x72},
+	{Op: OpPSRLQ, Form: "PSRLQ xmm, imm8", Opcode: "66 0F 73 /2 ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0x73},
+	{Op: OpPSRLDQ, Form: "PSRLDQ xmm, imm8", Opcode: "66 0F 73 /3 ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0x73},
+	{Op: OpPSLLQ, Form: "PSLLQ xmm, imm8", Opcode: "66 0F 73 /6 ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0x73},
+	{Op: OpPSLLDQ, Form: "PSLLDQ xmm, imm8", Opcode: "66 0F 73 /7 ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0x73},
+	{Op: OpPINSRW, Form: "PINSRW xmm, r32/m16, imm8", Opcode: "66 0F C4 /r ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz16, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0xc4},
+	{Op: OpPEXTRW, Form: "PEXTRW r32, xmm, imm8", Opcode: "66 0F C5 /r ib", Group: GroupSSE, Feature: FeatureSSE2, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 1, opcode: 0xc5},
+	{Op: OpPMOVMSKB, Form: "PMOVMSKB r32, xmm", Opcode: "66 0F D7 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xd7},
+	{Op: OpMOVNTDQ, Form: "MOVNTDQ m128, xmm", Opcode: "66 0F E7 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz128, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xe7},
+	{Op: OpMASKMOVDQU, Form: "MASKMOVDQU xmm, xmm", Opcode: "66 0F F7 /r", Group: GroupSSE, Feature: FeatureSSE2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xf7},
+	{Op: OpHADDPD, Form: "HADDPD xmm, xmm/m128", Opcode: "66 0F 7C /r", Group: GroupSSE, Feature: FeatureSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x7c},
+	{Op: OpHSUBPD, Form: "HSUBPD xmm, xmm/m128", Opcode: "66 0F 7D /r", Group: GroupSSE, Feature: FeatureSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x7d},
+	{Op: OpADDSUBPD, Form: "ADDSUBPD xmm, xmm/m128", Opcode: "66 0F D0 /r", Group: GroupSSE, Feature: FeatureSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0xd0},
+	{Op: OpHADDPS, Form: "HADDPS xmm, xmm/m128", Opcode: "F2 0F 7C /r", Group: GroupSSE, Feature: FeatureSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x7c},
+	{Op: OpHSUBPS, Form: "HSUBPS xmm, xmm/m128", Opcode: "F2 0F 7D /r", Group: GroupSSE, Feature: FeatureSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x7d},
+	{Op: OpADDSUBPS, Form: "ADDSUBPS xmm, xmm/m128", Opcode: "F2 0F D0 /r", Group: GroupSSE, Feature: FeatureSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0xd0},
+	{Op: OpLDDQU, Form: "LDDQU xmm, m128", Opcode: "F2 0F F0 /r", Group: GroupSSE, Feature: FeatureSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0xf0},
+	{Op: OpEXTRQ, Form: "EXTRQ xmm, imm8, imm8", Opcode: "66 0F 78 /0 ib ib", Group: GroupSSE, Feature: FeatureSSE4A, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}, {posImm2, ArgImm2, sz8, szNone, 0, false}}, imm1: immB, imm2: immB, attr: attrPP66, opmap: 1, opcode: 0x78},
+	{Op: OpEXTRQ, Form: "EXTRQ xmm, xmm", Opcode: "66 0F 79 /r", Group: GroupSSE, Feature: FeatureSSE4A, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 1, opcode: 0x79},
+	{Op: OpINSERTQ, Form: "INSERTQ xmm, xmm, imm8, imm8", Opcode: "F2 0F 78 /r ib ib", Group: GroupSSE, Feature: FeatureSSE4A, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}, {posImm2, ArgImm2, sz8, szNone, 0, false}}, imm1: immB, imm2: immB, attr: attrPPRep, opmap: 1, opcode: 0x78},
+	{Op: OpINSERTQ, Form: "INSERTQ xmm, xmm", Opcode: "F2 0F 79 /r", Group: GroupSSE, Feature: FeatureSSE4A, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrPPRep, opmap: 1, opcode: 0x79},
+	{Op: OpPSHUFB, Form: "PSHUFB xmm, xmm/m128", Opcode: "66 0F 38 00 /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x0},
+	{Op: OpPHADDW, Form: "PHADDW xmm, xmm/m128", Opcode: "66 0F 38 01 /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x1},
+	{Op: OpPHADDD, Form: "PHADDD xmm, xmm/m128", Opcode: "66 0F 38 02 /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x2},
+	{Op: OpPHADDSW, Form: "PHADDSW xmm, xmm/m128", Opcode: "66 0F 38 03 /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x3},
+	{Op: OpPMADDUBSW, Form: "PMADDUBSW xmm, xmm/m128", Opcode: "66 0F 38 04 /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x4},
+	{Op: OpPHSUBW, Form: "PHSUBW xmm, xmm/m128", Opcode: "66 0F 38 05 /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x5},
+	{Op: OpPHSUBD, Form: "PHSUBD xmm, xmm/m128", Opcode: "66 0F 38 06 /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x6},
+	{Op: OpPHSUBSW, Form: "PHSUBSW xmm, xmm/m128", Opcode: "66 0F 38 07 /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x7},
+	{Op: OpPSIGNB, Form: "PSIGNB xmm, xmm/m128", Opcode: "66 0F 38 08 /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x8},
+	{Op: OpPSIGNW, Form: "PSIGNW xmm, xmm/m128", Opcode: "66 0F 38 09 /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x9},
+	{Op: OpPSIGND, Form: "PSIGND xmm, xmm/m128", Opcode: "66 0F 38 0A /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0xa},
+	{Op: OpPMULHRSW, Form: "PMULHRSW xmm, xmm/m128", Opcode: "66 0F 38 0B /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0xb},
+	{Op: OpPABSB, Form: "PABSB xmm, xmm/m128", Opcode: "66 0F 38 1C /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x1c},
+	{Op: OpPABSW, Form: "PABSW xmm, xmm/m128", Opcode: "66 0F 38 1D /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x1d},
+	{Op: OpPABSD, Form: "PABSD xmm, xmm/m128", Opcode: "66 0F 38 1E /r", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x1e},
+	{Op: OpPALIGNR, Form: "PALIGNR xmm, xmm/m128, imm8", Opcode: "66 0F 3A 0F /r ib", Group: GroupSSE, Feature: FeatureSSSE3, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0xf},
+	{Op: OpPBLENDVB, Form: "PBLENDVB xmm, xmm/m128, XMM0", Opcode: "66 0F 38 10 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posFixed, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x10},
+	{Op: OpBLENDVPS, Form: "BLENDVPS xmm, xmm/m128, XMM0", Opcode: "66 0F 38 14 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posFixed, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x14},
+	{Op: OpBLENDVPD, Form: "BLENDVPD xmm, xmm/m128, XMM0", Opcode: "66 0F 38 15 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posFixed, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x15},
+	{Op: OpPTEST, Form: "PTEST xmm, xmm/m128", Opcode: "66 0F 38 17 /r", Group: GroupSSE, Feature: FeatureSSE41, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x17},
+	{Op: OpPMOVSXBW, Form: "PMOVSXBW xmm, xmm/m64", Opcode: "66 0F 38 20 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x20},
+	{Op: OpPMOVSXBD, Form: "PMOVSXBD xmm, xmm/m32", Opcode: "66 0F 38 21 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x21},
+	{Op: OpPMOVSXBQ, Form: "PMOVSXBQ xmm, xmm/m16", Opcode: "66 0F 38 22 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x22},
+	{Op: OpPMOVSXWD, Form: "PMOVSXWD xmm, xmm/m64", Opcode: "66 0F 38 23 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x23},
+	{Op: OpPMOVSXWQ, Form: "PMOVSXWQ xmm, xmm/m32", Opcode: "66 0F 38 24 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x24},
+	{Op: OpPMOVSXDQ, Form: "PMOVSXDQ xmm, xmm/m64", Opcode: "66 0F 38 25 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x25},
+	{Op: OpPMOVZXBW, Form: "PMOVZXBW xmm, xmm/m64", Opcode: "66 0F 38 30 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x30},
+	{Op: OpPMOVZXBD, Form: "PMOVZXBD xmm, xmm/m32", Opcode: "66 0F 38 31 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x31},
+	{Op: OpPMOVZXBQ, Form: "PMOVZXBQ xmm, xmm/m16", Opcode: "66 0F 38 32 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x32},
+	{Op: OpPMOVZXWD, Form: "PMOVZXWD xmm, xmm/m64", Opcode: "66 0F 38 33 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x33},
+	{Op: OpPMOVZXWQ, Form: "PMOVZXWQ xmm, xmm/m32", Opcode: "66 0F 38 34 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x34},
+	{Op: OpPMOVZXDQ, Form: "PMOVZXDQ xmm, xmm/m64", Opcode: "66 0F 38 35 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x35},
+	{Op: OpPMULDQ, Form: "PMULDQ xmm, xmm/m128", Opcode: "66 0F 38 28 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x28},
+	{Op: OpPCMPEQQ, Form: "PCMPEQQ xmm, xmm/m128", Opcode: "66 0F 38 29 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x29},
+	{Op: OpPACKUSDW, Form: "PACKUSDW xmm, xmm/m128", Opcode: "66 0F 38 2B /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x2b},
+	{Op: OpPMULLD, Form: "PMULLD xmm, xmm/m128", Opcode: "66 0F 38 40 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x40},
+	{Op: OpPHMINPOSUW, Form: "PHMINPOSUW xmm, xmm/m128", Opcode: "66 0F 38 41 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x41},
+	{Op: OpMOVNTDQA, Form: "MOVNTDQA xmm, m128", Opcode: "66 0F 38 2A /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x2a},
+	{Op: OpPCMPGTQ, Form: "PCMPGTQ xmm, xmm/m128", Opcode: "66 0F 38 37 /r", Group: GroupSSE, Feature: FeatureSSE42, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x37},
+	{Op: OpPMINSB, Form: "PMINSB xmm, xmm/m128", Opcode: "66 0F 38 38 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x38},
+	{Op: OpPMINSD, Form: "PMINSD xmm, xmm/m128", Opcode: "66 0F 38 39 /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x39},
+	{Op: OpPMINUW, Form: "PMINUW xmm, xmm/m128", Opcode: "66 0F 38 3A /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x3a},
+	{Op: OpPMINUD, Form: "PMINUD xmm, xmm/m128", Opcode: "66 0F 38 3B /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x3b},
+	{Op: OpPMAXSB, Form: "PMAXSB xmm, xmm/m128", Opcode: "66 0F 38 3C /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x3c},
+	{Op: OpPMAXSD, Form: "PMAXSD xmm, xmm/m128", Opcode: "66 0F 38 3D /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x3d},
+	{Op: OpPMAXUW, Form: "PMAXUW xmm, xmm/m128", Opcode: "66 0F 38 3E /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x3e},
+	{Op: OpPMAXUD, Form: "PMAXUD xmm, xmm/m128", Opcode: "66 0F 38 3F /r", Group: GroupSSE, Feature: FeatureSSE41, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0x3f},
+	{Op: OpROUNDPS, Form: "ROUNDPS xmm, xmm/m128, imm8", Opcode: "66 0F 3A 08 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x8},
+	{Op: OpROUNDPD, Form: "ROUNDPD xmm, xmm/m128, imm8", Opcode: "66 0F 3A 09 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x9},
+	{Op: OpROUNDSS, Form: "ROUNDSS xmm, xmm/m32, imm8", Opcode: "66 0F 3A 0A /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0xa},
+	{Op: OpROUNDSD, Form: "ROUNDSD xmm, xmm/m64, imm8", Opcode: "66 0F 3A 0B /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0xb},
+	{Op: OpBLENDPS, Form: "BLENDPS xmm, xmm/m128, imm8", Opcode: "66 0F 3A 0C /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0xc},
+	{Op: OpBLENDPD, Form: "BLENDPD xmm, xmm/m128, imm8", Opcode: "66 0F 3A 0D /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0xd},
+	{Op: OpPBLENDW, Form: "PBLENDW xmm, xmm/m128, imm8", Opcode: "66 0F 3A 0E /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0xe},
+	{Op: OpDPPS, Form: "DPPS xmm, xmm/m128, imm8", Opcode: "66 0F 3A 40 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x40},
+	{Op: OpDPPD, Form: "DPPD xmm, xmm/m128, imm8", Opcode: "66 0F 3A 41 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x41},
+	{Op: OpMPSADBW, Form: "MPSADBW xmm, xmm/m128, imm8", Opcode: "66 0F 3A 42 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x42},
+	{Op: OpPEXTRB, Form: "PEXTRB r32/m8, xmm, imm8", Opcode: "66 0F 3A 14 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz8, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x14},
+	{Op: OpPEXTRW, Form: "PEXTRW r32/m16, xmm, imm8", Opcode: "66 0F 3A 15 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz16, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x15},
+	{Op: OpPEXTRD, Form: "PEXTRD r/m32, xmm, imm8", Opcode: "66 REX.W0 0F 3A 16 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x16},
+	{Op: OpPEXTRQ, Form: "PEXTRQ r/m64, xmm, imm8", Opcode: "66 REX.W 0F 3A 16 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz64, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x16},
+	{Op: OpEXTRACTPS, Form: "EXTRACTPS r/m32, xmm, imm8", Opcode: "66 0F 3A 17 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x17},
+	{Op: OpPINSRB, Form: "PINSRB xmm, r32/m8, imm8", Opcode: "66 0F 3A 20 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz8, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x20},
+	{Op: OpINSERTPS, Form: "INSERTPS xmm, xmm/m32, imm8", Opcode: "66 0F 3A 21 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x21},
+	{Op: OpPINSRD, Form: "PINSRD xmm, r/m32, imm8", Opcode: "66 REX.W0 0F 3A 22 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x22},
+	{Op: OpPINSRQ, Form: "PINSRQ xmm, r/m64, imm8", Opcode: "66 REX.W 0F 3A 22 /r ib", Group: GroupSSE, Feature: FeatureSSE41, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz64, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x22},
+	{Op: OpPCMPESTRM, Form: "PCMPESTRM xmm, xmm/m128, imm8", Opcode: "66 0F 3A 60 /r ib", Group: GroupSSE, Feature: FeatureSSE42, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x60},
+	{Op: OpPCMPESTRI, Form: "PCMPESTRI xmm, xmm/m128, imm8", Opcode: "66 0F 3A 61 /r ib", Group: GroupSSE, Feature: FeatureSSE42, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x61},
+	{Op: OpPCMPISTRM, Form: "PCMPISTRM xmm, xmm/m128, imm8", Opcode: "66 0F 3A 62 /r ib", Group: GroupSSE, Feature: FeatureSSE42, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x62},
+	{Op: OpPCMPISTRI, Form: "PCMPISTRI xmm, xmm/m128, imm8", Opcode: "66 0F 3A 63 /r ib", Group: GroupSSE, Feature: FeatureSSE42, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x63},
+	{Op: OpPCLMULQDQ, Form: "PCLMULQDQ xmm, xmm/m128, imm8", Opcode: "66 0F 3A 44 /r ib", Group: GroupSSE, Feature: FeaturePCLMULQDQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0x44},
+	{Op: OpAESIMC, Form: "AESIMC xmm, xmm/m128", Opcode: "66 0F 38 DB /r", Group: GroupSSE, Feature: FeatureAES, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0xdb},
+	{Op: OpAESENC, Form: "AESENC xmm, xmm/m128", Opcode: "66 0F 38 DC /r", Group: GroupSSE, Feature: FeatureAES, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0xdc},
+	{Op: OpAESENCLAST, Form: "AESENCLAST xmm, xmm/m128", Opcode: "66 0F 38 DD /r", Group: GroupSSE, Feature: FeatureAES, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0xdd},
+	{Op: OpAESDEC, Form: "AESDEC xmm, xmm/m128", Opcode: "66 0F 38 DE /r", Group: GroupSSE, Feature: FeatureAES, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0xde},
+	{Op: OpAESDECLAST, Form: "AESDECLAST xmm, xmm/m128", Opcode: "66 0F 38 DF /r", Group: GroupSSE, Feature: FeatureAES, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0xdf},
+	{Op: OpAESKEYGENASSIST, Form: "AESKEYGENASSIST xmm, xmm/m128, imm8", Opcode: "66 0F 3A DF /r ib", Group: GroupSSE, Feature: FeatureAES, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0xdf},
+	{Op: OpSHA1NEXTE, Form: "SHA1NEXTE xmm, xmm/m128", Opcode: "NP 0F 38 C8 /r", Group: GroupSSE, Feature: FeatureSHA, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 2, opcode: 0xc8},
+	{Op: OpSHA1MSG1, Form: "SHA1MSG1 xmm, xmm/m128", Opcode: "NP 0F 38 C9 /r", Group: GroupSSE, Feature: FeatureSHA, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 2, opcode: 0xc9},
+	{Op: OpSHA1MSG2, Form: "SHA1MSG2 xmm, xmm/m128", Opcode: "NP 0F 38 CA /r", Group: GroupSSE, Feature: FeatureSHA, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 2, opcode: 0xca},
+	{Op: OpSHA256MSG1, Form: "SHA256MSG1 xmm, xmm/m128", Opcode: "NP 0F 38 CC /r", Group: GroupSSE, Feature: FeatureSHA, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 2, opcode: 0xcc},
+	{Op: OpSHA256MSG2, Form: "SHA256MSG2 xmm, xmm/m128", Opcode: "NP 0F 38 CD /r", Group: GroupSSE, Feature: FeatureSHA, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 2, opcode: 0xcd},
+	{Op: OpSHA256RNDS2, Form: "SHA256RNDS2 xmm, xmm/m128, XMM0", Opcode: "NP 0F 38 CB /r", Group: GroupSSE, Feature: FeatureSHA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posFixed, ArgVec, sz128, szNone, 0, false}}, opmap: 2, opcode: 0xcb},
+	{Op: OpSHA1RNDS4, Form: "SHA1RNDS4 xmm, xmm/m128, imm8", Opcode: "NP 0F 3A CC /r ib", Group: GroupSSE, Feature: FeatureSHA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 3, opcode: 0xcc},
+	{Op: OpGF2P8MULB, Form: "GF2P8MULB xmm, xmm/m128", Opcode: "66 0F 38 CF /r", Group: GroupSSE, Feature: FeatureGFNI, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 2, opcode: 0xcf},
+	{Op: OpGF2P8AFFINEQB, Form: "GF2P8AFFINEQB xmm, xmm/m128, imm8", Opcode: "66 0F 3A CE /r ib", Group: GroupSSE, Feature: FeatureGFNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0xce},
+	{Op: OpGF2P8AFFINEINVQB, Form: "GF2P8AFFINEINVQB xmm, xmm/m128, imm8", Opcode: "66 0F 3A CF /r ib", Group: GroupSSE, Feature: FeatureGFNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 3, opcode: 0xcf},
+	{Op: OpAESENC128KL, Form: "AESENC128KL xmm, m384", Opcode: "F3 0F 38 DC /r", Group: GroupSSE, Feature: FeatureKL, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz384, 0, false}}, attr: attrPPRep, opmap: 2, opcode: 0xdc},
+	{Op: OpAESDEC128KL, Form: "AESDEC128KL xmm, m384", Opcode: "F3 0F 38 DD /r", Group: GroupSSE, Feature: FeatureKL, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz384, 0, false}}, attr: attrPPRep, opmap: 2, opcode: 0xdd},
+	{Op: OpAESENC256KL, Form: "AESENC256KL xmm, m512", Opcode: "F3 0F 38 DE /r", Group: GroupSSE, Feature: FeatureKL, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz512, 0, false}}, attr: attrPPRep, opmap: 2, opcode: 0xde},
+	{Op: OpAESDEC256KL, Form: "AESDEC256KL xmm, m512", Opcode: "F3 0F 38 DF /r", Group: GroupSSE, Feature: FeatureKL, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz512, 0, false}}, attr: attrPPRep, opmap: 2, opcode: 0xdf},
+	{Op: OpLOADIWKEY, Form: "LOADIWKEY xmm, xmm", Opcode: "F3 0F 38 DC /r", Class: Privileged, Group: GroupSSE, Feature: FeatureKL, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrPPRep, opmap: 2, opcode: 0xdc},
+	{Op: OpENCODEKEY128, Form: "ENCODEKEY128 r32, r32", Opcode: "F3 0F 38 FA /r", Group: GroupSSE, Feature: FeatureKL, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgGPR, sz32, szNone, 0, false}}, attr: attrPPRep, opmap: 2, opcode: 0xfa},
+	{Op: OpENCODEKEY256, Form: "ENCODEKEY256 r32, r32", Opcode: "F3 0F 38 FB /r", Group: GroupSSE, Feature: FeatureKL, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgGPR, sz32, szNone, 0, false}}, attr: attrPPRep, opmap: 2, opcode: 0xfb},
+	{Op: OpAESENCWIDE128KL, Form: "AESENCWIDE128KL m384", Opcode: "F3 0F 38 D8 /0", Group: GroupSSE, Feature: FeatureWIDE_KL, FlagsWritten: 0x8d5, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz384, 0, false}}, attr: attrPPRep, opmap: 2, opcode: 0xd8},
+	{Op: OpAESDECWIDE128KL, Form: "AESDECWIDE128KL m384", Opcode: "F3 0F 38 D8 /1", Group: GroupSSE, Feature: FeatureWIDE_KL, FlagsWritten: 0x8d5, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz384, 0, false}}, attr: attrPPRep, opmap: 2, opcode: 0xd8},
+	{Op: OpAESENCWIDE256KL, Form: "AESENCWIDE256KL m512", Opcode: "F3 0F 38 D8 /2", Group: GroupSSE, Feature: FeatureWIDE_KL, FlagsWritten: 0x8d5, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz512, 0, false}}, attr: attrPPRep, opmap: 2, opcode: 0xd8},
+	{Op: OpAESDECWIDE256KL, Form: "AESDECWIDE256KL m512", Opcode: "F3 0F 38 D8 /3", Group: GroupSSE, Feature: FeatureWIDE_KL, FlagsWritten: 0x8d5, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz512, 0, false}}, attr: attrPPRep, opmap: 2, opcode: 0xd8},
+	{Op: OpANDN, Form: "ANDN ry, ry, r/my", Opcode: "VEX.LZ.NP.0F38 F2 /r", Feature: FeatureBMI1, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 7, opcode: 0xf2},
+	{Op: OpBLSR, Form: "BLSR ry, r/my", Opcode: "VEX.LZ.NP.0F38 F3 /1", Feature: FeatureBMI1, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 7, opcode: 0xf3},
+	{Op: OpBLSMSK, Form: "BLSMSK ry, r/my", Opcode: "VEX.LZ.NP.0F38 F3 /2", Feature: FeatureBMI1, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 7, opcode: 0xf3},
+	{Op: OpBLSI, Form: "BLSI ry, r/my", Opcode: "VEX.LZ.NP.0F38 F3 /3", Feature: FeatureBMI1, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 7, opcode: 0xf3},
+	{Op: OpBEXTR, Form: "BEXTR ry, r/my, ry", Opcode: "VEX.LZ.NP.0F38 F7 /r", Feature: FeatureBMI1, FlagsWritten: 0x841, FlagsUndef: 0x94, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv, opmap: 7, opcode: 0xf7},
+	{Op: OpBZHI, Form: "BZHI ry, r/my, ry", Opcode: "VEX.LZ.NP.0F38 F5 /r", Feature: FeatureBMI2, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv, opmap: 7, opcode: 0xf5},
+	{Op: OpPEXT, Form: "PEXT ry, ry, r/my", Opcode: "VEX.LZ.F3.0F38 F5 /r", Feature: FeatureBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0xf5},
+	{Op: OpPDEP, Form: "PDEP ry, ry, r/my", Opcode: "VEX.LZ.F2.0F38 F5 /r", Feature: FeatureBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0xf5},
+	{Op: OpMULX, Form: "MULX ry, ry, r/my", Opcode: "VEX.LZ.F2.0F38 F6 /r", Feature: FeatureBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0xf6},
+	{Op: OpSHLX, Form: "SHLX ry, r/my, ry", Opcode: "VEX.LZ.66.0F38 F7 /r", Feature: FeatureBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xf7},
+	{Op: OpSARX, Form: "SARX ry, r/my, ry", Opcode: "VEX.LZ.F3.0F38 F7 /r", Feature: FeatureBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0xf7},
+	{Op: OpSHRX, Form: "SHRX ry, r/my, ry", Opcode: "VEX.LZ.F2.0F38 F7 /r", Feature: FeatureBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0xf7},
+	{Op: OpRORX, Form: "RORX ry, r/my, imm8", Opcode: "VEX.LZ.F2.0F3A F0 /r ib", Feature: FeatureBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPPRep, opmap: 8, opcode: 0xf0},
+	{Op: OpCMPOXADD, Form: "CMPOXADD my, ry, ry", Opcode: "VEX.128.66.0F38 E0 /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xe0},
+	{Op: OpCMPNOXADD, Form: "CMPNOXADD my, ry, ry", Opcode: "VEX.128.66.0F38 E1 /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xe1},
+	{Op: OpCMPBXADD, Form: "CMPBXADD my, ry, ry", Opcode: "VEX.128.66.0F38 E2 /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xe2},
+	{Op: OpCMPNBXADD, Form: "CMPNBXADD my, ry, ry", Opcode: "VEX.128.66.0F38 E3 /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xe3},
+	{Op: OpCMPZXADD, Form: "CMPZXADD my, ry, ry", Opcode: "VEX.128.66.0F38 E4 /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xe4},
+	{Op: OpCMPNZXADD, Form: "CMPNZXADD my, ry, ry", Opcode: "VEX.128.66.0F38 E5 /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xe5},
+	{Op: OpCMPBEXADD, Form: "CMPBEXADD my, ry, ry", Opcode: "VEX.128.66.0F38 E6 /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xe6},
+	{Op: OpCMPNBEXADD, Form: "CMPNBEXADD my, ry, ry", Opcode: "VEX.128.66.0F38 E7 /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xe7},
+	{Op: OpCMPSXADD, Form: "CMPSXADD my, ry, ry", Opcode: "VEX.128.66.0F38 E8 /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xe8},
+	{Op: OpCMPNSXADD, Form: "CMPNSXADD my, ry, ry", Opcode: "VEX.128.66.0F38 E9 /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xe9},
+	{Op: OpCMPPXADD, Form: "CMPPXADD my, ry, ry", Opcode: "VEX.128.66.0F38 EA /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xea},
+	{Op: OpCMPNPXADD, Form: "CMPNPXADD my, ry, ry", Opcode: "VEX.128.66.0F38 EB /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xeb},
+	{Op: OpCMPLXADD, Form: "CMPLXADD my, ry, ry", Opcode: "VEX.128.66.0F38 EC /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xec},
+	{Op: OpCMPNLXADD, Form: "CMPNLXADD my, ry, ry", Opcode: "VEX.128.66.0F38 ED /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xed},
+	{Op: OpCMPLEXADD, Form: "CMPLEXADD my, ry, ry", Opcode: "VEX.128.66.0F38 EE /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xee},
+	{Op: OpCMPNLEXADD, Form: "CMPNLEXADD my, ry, ry", Opcode: "VEX.128.66.0F38 EF /r", Feature: FeatureCMPCCXADD, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szY, 0, false}, {posReg, ArgGPR, szY, szNone, 0, false}, {posVvvv, ArgGPR, szY, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xef},
+	{Op: OpURDMSR, Form: "URDMSR r64, imm32", Opcode: "VEX.128.F2.MAP7.W0 F8 /0 id", Class: Sensitive, Group: GroupSystem, Feature: FeatureUSER_MSR, nargs: 2, args: [4]argSpec{{posRM, ArgGPR, sz64, szNone, 0, false}, {posImm, ArgImm, sz32, szNone, 0, false}}, imm1: immD, attr: attrPPRep, opmap: 12, opcode: 0xf8},
+	{Op: OpUWRMSR, Form: "UWRMSR imm32, r64", Opcode: "VEX.128.F3.MAP7.W0 F8 /0 id", Class: Sensitive, Group: GroupSystem, Feature: FeatureUSER_MSR, nargs: 2, args: [4]argSpec{{posImm, ArgImm, sz32, szNone, 0, false}, {posRM, ArgGPR, sz64, szNone, 0, false}}, imm1: immD, attr: attrPPRep, opmap: 12, opcode: 0xf8},
+	{Op: OpKANDW, Form: "KANDW k, k, k", Opcode: "VEX.L1.NP.0F.W0 41 /r", Group: GroupMask, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x41},
+	{Op: OpKANDNW, Form: "KANDNW k, k, k", Opcode: "VEX.L1.NP.0F.W0 42 /r", Group: GroupMask, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x42},
+	{Op: OpKORW, Form: "KORW k, k, k", Opcode: "VEX.L1.NP.0F.W0 45 /r", Group: GroupMask, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x45},
+	{Op: OpKXNORW, Form: "KXNORW k, k, k", Opcode: "VEX.L1.NP.0F.W0 46 /r", Group: GroupMask, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x46},
+	{Op: OpKXORW, Form: "KXORW k, k, k", Opcode: "VEX.L1.NP.0F.W0 47 /r", Group: GroupMask, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x47},
+	{Op: OpKANDB, Form: "KANDB k, k, k", Opcode: "VEX.L1.66.0F.W0 41 /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x41},
+	{Op: OpKANDNB, Form: "KANDNB k, k, k", Opcode: "VEX.L1.66.0F.W0 42 /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x42},
+	{Op: OpKORB, Form: "KORB k, k, k", Opcode: "VEX.L1.66.0F.W0 45 /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x45},
+	{Op: OpKXNORB, Form: "KXNORB k, k, k", Opcode: "VEX.L1.66.0F.W0 46 /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x46},
+	{Op: OpKXORB, Form: "KXORB k, k, k", Opcode: "VEX.L1.66.0F.W0 47 /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x47},
+	{Op: OpKANDQ, Form: "KANDQ k, k, k", Opcode: "VEX.L1.NP.0F.W1 41 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x41},
+	{Op: OpKANDNQ, Form: "KANDNQ k, k, k", Opcode: "VEX.L1.NP.0F.W1 42 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x42},
+	{Op: OpKORQ, Form: "KORQ k, k, k", Opcode: "VEX.L1.NP.0F.W1 45 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x45},
+	{Op: OpKXNORQ, Form: "KXNORQ k, k, k", Opcode: "VEX.L1.NP.0F.W1 46 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x46},
+	{Op: OpKXORQ, Form: "KXORQ k, k, k", Opcode: "VEX.L1.NP.0F.W1 47 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x47},
+	{Op: OpKANDD, Form: "KANDD k, k, k", Opcode: "VEX.L1.66.0F.W1 41 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x41},
+	{Op: OpKANDND, Form: "KANDND k, k, k", Opcode: "VEX.L1.66.0F.W1 42 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x42},
+	{Op: OpKORD, Form: "KORD k, k, k", Opcode: "VEX.L1.66.0F.W1 45 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x45},
+	{Op: OpKXNORD, Form: "KXNORD k, k, k", Opcode: "VEX.L1.66.0F.W1 46 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x46},
+	{Op: OpKXORD, Form: "KXORD k, k, k", Opcode: "VEX.L1.66.0F.W1 47 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x47},
+	{Op: OpKADDW, Form: "KADDW k, k, k", Opcode: "VEX.L1.NP.0F.W0 4A /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x4a},
+	{Op: OpKADDB, Form: "KADDB k, k, k", Opcode: "VEX.L1.66.0F.W0 4A /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x4a},
+	{Op: OpKADDQ, Form: "KADDQ k, k, k", Opcode: "VEX.L1.NP.0F.W1 4A /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x4a},
+	{Op: OpKADDD, Form: "KADDD k, k, k", Opcode: "VEX.L1.66.0F.W1 4A /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x4a},
+	{Op: OpKUNPCKBW, Form: "KUNPCKBW k, k, k", Opcode: "VEX.L1.66.0F.W0 4B /r", Group: GroupMask, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x4b},
+	{Op: OpKUNPCKWD, Form: "KUNPCKWD k, k, k", Opcode: "VEX.L1.NP.0F.W0 4B /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x4b},
+	{Op: OpKUNPCKDQ, Form: "KUNPCKDQ k, k, k", Opcode: "VEX.L1.NP.0F.W1 4B /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x4b},
+	{Op: OpKNOTW, Form: "KNOTW k, k", Opcode: "VEX.L0.NP.0F.W0 44 /r", Group: GroupMask, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, opmap: 6, opcode: 0x44},
+	{Op: OpKNOTB, Form: "KNOTB k, k", Opcode: "VEX.L0.66.0F.W0 44 /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x44},
+	{Op: OpKNOTQ, Form: "KNOTQ k, k", Opcode: "VEX.L0.NP.0F.W1 44 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, opmap: 6, opcode: 0x44},
+	{Op: OpKNOTD, Form: "KNOTD k, k", Opcode: "VEX.L0.66.0F.W1 44 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x44},
+	{Op: OpKMOVW, Form: "KMOVW k, k/m16", Opcode: "VEX.L0.NP.0F.W0 90 /r", Group: GroupMask, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, sz16, 0, false}}, opmap: 6, opcode: 0x90},
+	{Op: OpKMOVB, Form: "KMOVB k, k/m8", Opcode: "VEX.L0.66.0F.W0 90 /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, sz8, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x90},
+	{Op: OpKMOVQ, Form: "KMOVQ k, k/m64", Opcode: "VEX.L0.NP.0F.W1 90 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, sz64, 0, false}}, opmap: 6, opcode: 0x90},
+	{Op: OpKMOVD, Form: "KMOVD k, k/m32", Opcode: "VEX.L0.66.0F.W1 90 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, sz32, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x90},
+	{Op: OpKMOVW, Form: "KMOVW m16, k", Opcode: "VEX.L0.NP.0F.W0 91 /r", Group: GroupMask, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz16, 0, false}, {posReg, ArgMask, sz64, szNone, 0, false}}, opmap: 6, opcode: 0x91},
+	{Op: OpKMOVB, Form: "KMOVB m8, k", Opcode: "VEX.L0.66.0F.W0 91 /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz8, 0, false}, {posReg, ArgMask, sz64, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x91},
+	{Op: OpKMOVQ, Form: "KMOVQ m64, k", Opcode: "VEX.L0.NP.0F.W1 91 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgMask, sz64, szNone, 0, false}}, opmap: 6, opcode: 0x91},
+	{Op: OpKMOVD, Form: "KMOVD m32, k", Opcode: "VEX.L0.66.0F.W1 91 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}, {posReg, ArgMask, sz64, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x91},
+	{Op: OpKMOVW, Form: "KMOVW k, r32", Opcode: "VEX.L0.NP.0F.W0 92 /r", Group: GroupMask, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgGPR, sz32, szNone, 0, false}}, opmap: 6, opcode: 0x92},
+	{Op: OpKMOVB, Form: "KMOVB k, r32", Opcode: "VEX.L0.66.0F.W0 92 /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgGPR, sz32, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x92},
+	{Op: OpKMOVD, Form: "KMOVD k, r32", Opcode: "VEX.L0.F2.0F.W0 92 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgGPR, sz32, szNone, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0x92},
+	{Op: OpKMOVQ, Form: "KMOVQ k, r64", Opcode: "VEX.L0.F2.0F.W1 92 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgGPR, sz64, szNone, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0x92},
+	{Op: OpKMOVW, Form: "KMOVW r32, k", Opcode: "VEX.L0.NP.0F.W0 93 /r", Group: GroupMask, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, opmap: 6, opcode: 0x93},
+	{Op: OpKMOVB, Form: "KMOVB r32, k", Opcode: "VEX.L0.66.0F.W0 93 /r", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x93},
+	{Op: OpKMOVD, Form: "KMOVD r32, k", Opcode: "VEX.L0.F2.0F.W0 93 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0x93},
+	{Op: OpKMOVQ, Form: "KMOVQ r64, k", Opcode: "VEX.L0.F2.0F.W1 93 /r", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0x93},
+	{Op: OpKORTESTW, Form: "KORTESTW k, k", Opcode: "VEX.L0.NP.0F.W0 98 /r", Group: GroupMask, Feature: FeatureAVX512F, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, opmap: 6, opcode: 0x98},
+	{Op: OpKORTESTB, Form: "KORTESTB k, k", Opcode: "VEX.L0.66.0F.W0 98 /r", Group: GroupMask, Feature: FeatureAVX512DQ, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x98},
+	{Op: OpKORTESTQ, Form: "KORTESTQ k, k", Opcode: "VEX.L0.NP.0F.W1 98 /r", Group: GroupMask, Feature: FeatureAVX512BW, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, opmap: 6, opcode: 0x98},
+	{Op: OpKORTESTD, Form: "KORTESTD k, k", Opcode: "VEX.L0.66.0F.W1 98 /r", Group: GroupMask, Feature: FeatureAVX512BW, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x98},
+	{Op: OpKTESTW, Form: "KTESTW k, k", Opcode: "VEX.L0.NP.0F.W0 99 /r", Group: GroupMask, Feature: FeatureAVX512DQ, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, opmap: 6, opcode: 0x99},
+	{Op: OpKTESTB, Form: "KTESTB k, k", Opcode: "VEX.L0.66.0F.W0 99 /r", Group: GroupMask, Feature: FeatureAVX512DQ, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x99},
+	{Op: OpKTESTQ, Form: "KTESTQ k, k", Opcode: "VEX.L0.NP.0F.W1 99 /r", Group: GroupMask, Feature: FeatureAVX512BW, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, opmap: 6, opcode: 0x99},
+	{Op: OpKTESTD, Form: "KTESTD k, k", Opcode: "VEX.L0.66.0F.W1 99 /r", Group: GroupMask, Feature: FeatureAVX512BW, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x99},
+	{Op: OpKSHIFTRB, Form: "KSHIFTRB k, k, imm8", Opcode: "VEX.L0.66.0F3A.W0 30 /r ib", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x30},
+	{Op: OpKSHIFTRW, Form: "KSHIFTRW k, k, imm8", Opcode: "VEX.L0.66.0F3A.W1 30 /r ib", Group: GroupMask, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x30},
+	{Op: OpKSHIFTRD, Form: "KSHIFTRD k, k, imm8", Opcode: "VEX.L0.66.0F3A.W0 31 /r ib", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x31},
+	{Op: OpKSHIFTRQ, Form: "KSHIFTRQ k, k, imm8", Opcode: "VEX.L0.66.0F3A.W1 31 /r ib", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x31},
+	{Op: OpKSHIFTLB, Form: "KSHIFTLB k, k, imm8", Opcode: "VEX.L0.66.0F3A.W0 32 /r ib", Group: GroupMask, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x32},
+	{Op: OpKSHIFTLW, Form: "KSHIFTLW k, k, imm8", Opcode: "VEX.L0.66.0F3A.W1 32 /r ib", Group: GroupMask, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x32},
+	{Op: OpKSHIFTLD, Form: "KSHIFTLD k, k, imm8", Opcode: "VEX.L0.66.0F3A.W0 33 /r ib", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x33},
+	{Op: OpKSHIFTLQ, Form: "KSHIFTLQ k, k, imm8", Opcode: "VEX.L0.66.0F3A.W1 33 /r ib", Group: GroupMask, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x33},
+	{Op: OpLDTILECFG, Form: "LDTILECFG m512", Opcode: "VEX.128.NP.0F38.W0 49 /0", Group: GroupAMX, Feature: FeatureAMX_TILE, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz512, 0, false}}, opmap: 7, opcode: 0x49},
+	{Op: OpSTTILECFG, Form: "STTILECFG m512", Opcode: "VEX.128.66.0F38.W0 49 /0", Group: GroupAMX, Feature: FeatureAMX_TILE, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz512, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x49},
+	{Op: OpTILERELEASE, Form: "TILERELEASE", Opcode: "VEX.128.NP.0F38.W0 49 C0", Group: GroupAMX, Feature: FeatureAMX_TILE, opmap: 7, opcode: 0x49},
+	{Op: OpTILEZERO, Form: "TILEZERO tmm", Opcode: "VEX.128.F2.0F38.W0 49 /r", Group: GroupAMX, Feature: FeatureAMX_TILE, nargs: 1, args: [4]argSpec{{posReg, ArgTile, szNone, szNone, 0, false}}, attr: attrPPRep, opmap: 7, opcode: 0x49},
+	{Op: OpTILELOADD, Form: "TILELOADD tmm, m", Opcode: "VEX.128.F2.0F38.W0 4B /r", Group: GroupAMX, Feature: FeatureAMX_TILE, nargs: 2, args: [4]argSpec{{posReg, ArgTile, szNone, szNone, 0, false}, {posRM, ArgMem, szNone, szNone, 0, false}}, attr: attrSib | attrPPRep, opmap: 7, opcode: 0x4b},
+	{Op: OpTILELOADDT1, Form: "TILELOADDT1 tmm, m", Opcode: "VEX.128.66.0F38.W0 4B /r", Group: GroupAMX, Feature: FeatureAMX_TILE, nargs: 2, args: [4]argSpec{{posReg, ArgTile, szNone, szNone, 0, false}, {posRM, ArgMem, szNone, szNone, 0, false}}, attr: attrSib | attrPP66, opmap: 7, opcode: 0x4b},
+	{Op: OpTILESTORED, Form: "TILESTORED m, tmm", Opcode: "VEX.128.F3.0F38.W0 4B /r", Group: GroupAMX, Feature: FeatureAMX_TILE, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, szNone, 0, false}, {posReg, ArgTile, szNone, szNone, 0, false}}, attr: attrSib | attrPPRep, opmap: 7, opcode: 0x4b},
+	{Op: OpTDPBSSD, Form: "TDPBSSD tmm, tmm, tmm", Opcode: "VEX.128.F2.0F38.W0 5E /r", Group: GroupAMX, Feature: FeatureAMX_INT8, nargs: 3, args: [4]argSpec{{posReg, ArgTile, szNone, szNone, 0, false}, {posRM, ArgTile, szNone, szNone, 0, false}, {posVvvv, ArgTile, szNone, szNone, 0, false}}, attr: attrDistinct | attrVvvv | attrPPRep, opmap: 7, opcode: 0x5e},
+	{Op: OpTDPBSUD, Form: "TDPBSUD tmm, tmm, tmm", Opcode: "VEX.128.F3.0F38.W0 5E /r", Group: GroupAMX, Feature: FeatureAMX_INT8, nargs: 3, args: [4]argSpec{{posReg, ArgTile, szNone, szNone, 0, false}, {posRM, ArgTile, szNone, szNone, 0, false}, {posVvvv, ArgTile, szNone, szNone, 0, false}}, attr: attrDistinct | attrVvvv | attrPPRep, opmap: 7, opcode: 0x5e},
+	{Op: OpTDPBUSD, Form: "TDPBUSD tmm, tmm, tmm", Opcode: "VEX.128.66.0F38.W0 5E /r", Group: GroupAMX, Feature: FeatureAMX_INT8, nargs: 3, args: [4]argSpec{{posReg, ArgTile, szNone, szNone, 0, false}, {posRM, ArgTile, szNone, szNone, 0, false}, {posVvvv, ArgTile, szNone, szNone, 0, false}}, attr: attrDistinct | attrVvvv | attrPP66, opmap: 7, opcode: 0x5e},
+	{Op: OpTDPBUUD, Form: "TDPBUUD tmm, tmm, tmm", Opcode: "VEX.128.NP.0F38.W0 5E /r", Group: GroupAMX, Feature: FeatureAMX_INT8, nargs: 3, args: [4]argSpec{{posReg, ArgTile, szNone, szNone, 0, false}, {posRM, ArgTile, szNone, szNone, 0, false}, {posVvvv, ArgTile, szNone, szNone, 0, false}}, attr: attrDistinct | attrVvvv, opmap: 7, opcode: 0x5e},
+	{Op: OpTDPBF16PS, Form: "TDPBF16PS tmm, tmm, tmm", Opcode: "VEX.128.F3.0F38.W0 5C /r", Group: GroupAMX, Feature: FeatureAMX_BF16, nargs: 3, args: [4]argSpec{{posReg, ArgTile, szNone, szNone, 0, false}, {posRM, ArgTile, szNone, szNone, 0, false}, {posVvvv, ArgTile, szNone, szNone, 0, false}}, attr: attrDistinct | attrVvvv | attrPPRep, opmap: 7, opcode: 0x5c},
+	{Op: OpTDPFP16PS, Form: "TDPFP16PS tmm, tmm, tmm", Opcode: "VEX.128.F2.0F38.W0 5C /r", Group: GroupAMX, Feature: FeatureAMX_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgTile, szNone, szNone, 0, false}, {posRM, ArgTile, szNone, szNone, 0, false}, {posVvvv, ArgTile, szNone, szNone, 0, false}}, attr: attrDistinct | attrVvvv | attrPPRep, opmap: 7, opcode: 0x5c},
+	{Op: OpTCMMIMFP16PS, Form: "TCMMIMFP16PS tmm, tmm, tmm", Opcode: "VEX.128.66.0F38.W0 6C /r", Group: GroupAMX, Feature: FeatureAMX_COMPLEX, nargs: 3, args: [4]argSpec{{posReg, ArgTile, szNone, szNone, 0, false}, {posRM, ArgTile, szNone, szNone, 0, false}, {posVvvv, ArgTile, szNone, szNone, 0, false}}, attr: attrDistinct | attrVvvv | attrPP66, opmap: 7, opcode: 0x6c},
+	{Op: OpTCMMRLFP16PS, Form: "TCMMRLFP16PS tmm, tmm, tmm", Opcode: "VEX.128.NP.0F38.W0 6C /r", Group: GroupAMX, Feature: FeatureAMX_COMPLEX, nargs: 3, args: [4]argSpec{{posReg, ArgTile, szNone, szNone, 0, false}, {posRM, ArgTile, szNone, szNone, 0, false}, {posVvvv, ArgTile, szNone, szNone, 0, false}}, attr: attrDistinct | attrVvvv, opmap: 7, opcode: 0x6c},
+	{Op: OpVZEROUPPER, Form: "VZEROUPPER", Opcode: "VEX.128.NP.0F 77", Group: GroupAVX, Feature: FeatureAVX, opmap: 6, opcode: 0x77},
+	{Op: OpVZEROALL, Form: "VZEROALL", Opcode: "VEX.256.NP.0F 77", Group: GroupAVX, Feature: FeatureAVX, opmap: 6, opcode: 0x77},
+	{Op: OpVMOVUPS, Form: "VMOVUPS vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 10 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, opmap: 6, opcode: 0x10},
+	{Op: OpVMOVAPS, Form: "VMOVAPS vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 28 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, opmap: 6, opcode: 0x28},
+	{Op: OpVMOVUPS, Form: "VMOVUPS vmm/mvl, vmm", Opcode: "VEX.{128,256}.NP.0F 11 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, opmap: 6, opcode: 0x11},
+	{Op: OpVMOVAPS, Form: "VMOVAPS vmm/mvl, vmm", Opcode: "VEX.{128,256}.NP.0F 29 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, opmap: 6, opcode: 0x29},
+	{Op: OpVMOVUPD, Form: "VMOVUPD vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 10 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x10},
+	{Op: OpVMOVAPD, Form: "VMOVAPD vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 28 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x28},
+	{Op: OpVMOVUPD, Form: "VMOVUPD vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F 11 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x11},
+	{Op: OpVMOVAPD, Form: "VMOVAPD vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F 29 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x29},
+	{Op: OpVMOVSS, Form: "VMOVSS xmm, xmm, xmm", Opcode: "VEX.LIG.F3.0F 10 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x10},
+	{Op: OpVMOVSD, Form: "VMOVSD xmm, xmm, xmm", Opcode: "VEX.LIG.F2.0F 10 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x10},
+	{Op: OpVMOVSS, Form: "VMOVSS xmm, m32", Opcode: "VEX.LIG.F3.0F 10 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrLIG | attrPPRep, opmap: 6, opcode: 0x10},
+	{Op: OpVMOVSD, Form: "VMOVSD xmm, m64", Opcode: "VEX.LIG.F2.0F 10 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrLIG | attrPPRep, opmap: 6, opcode: 0x10},
+	{Op: OpVMOVSS, Form: "VMOVSS xmm, xmm, xmm", Opcode: "VEX.LIG.F3.0F 11 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x11},
+	{Op: OpVMOVSD, Form: "VMOVSD xmm, xmm, xmm", Opcode: "VEX.LIG.F2.0F 11 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x11},
+	{Op: OpVMOVSS, Form: "VMOVSS m32, xmm", Opcode: "VEX.LIG.F3.0F 11 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrPPRep, opmap: 6, opcode: 0x11},
+	{Op: OpVMOVSD, Form: "VMOVSD m64, xmm", Opcode: "VEX.LIG.F2.0F 11 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrPPRep, opmap: 6, opcode: 0x11},
+	{Op: OpVMOVHLPS, Form: "VMOVHLPS xmm, xmm, xmm", Opcode: "VEX.128.NP.0F 12 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x12},
+	{Op: OpVMOVLHPS, Form: "VMOVLHPS xmm, xmm, xmm", Opcode: "VEX.128.NP.0F 16 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x16},
+	{Op: OpVMOVLPS, Form: "VMOVLPS xmm, xmm, m64", Opcode: "VEX.128.NP.0F 12 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x12},
+	{Op: OpVMOVHPS, Form: "VMOVHPS xmm, xmm, m64", Opcode: "VEX.128.NP.0F 16 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x16},
+	{Op: OpVMOVLPS, Form: "VMOVLPS m64, xmm", Opcode: "VEX.128.NP.0F 13 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, opmap: 6, opcode: 0x13},
+	{Op: OpVMOVHPS, Form: "VMOVHPS m64, xmm", Opcode: "VEX.128.NP.0F 17 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, opmap: 6, opcode: 0x17},
+	{Op: OpVMOVLPD, Form: "VMOVLPD xmm, xmm, m64", Opcode: "VEX.128.66.0F 12 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x12},
+	{Op: OpVMOVHPD, Form: "VMOVHPD xmm, xmm, m64", Opcode: "VEX.128.66.0F 16 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x16},
+	{Op: OpVMOVLPD, Form: "VMOVLPD m64, xmm", Opcode: "VEX.128.66.0F 13 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x13},
+	{Op: OpVMOVHPD, Form: "VMOVHPD m64, xmm", Opcode: "VEX.128.66.0F 17 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x17},
+	{Op: OpVMOVSLDUP, Form: "VMOVSLDUP vmm, vmm/mvl", Opcode: "VEX.{128,256}.F3.0F 12 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0x12},
+	{Op: OpVMOVSHDUP, Form: "VMOVSHDUP vmm, vmm/mvl", Opcode: "VEX.{128,256}.F3.0F 16 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0x16},
+	{Op: OpVMOVDDUP, Form: "VMOVDDUP vmm, vmm/mdup", Opcode: "VEX.{128,256}.F2.0F 12 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szDup, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0x12},
+	{Op: OpVUNPCKLPS, Form: "VUNPCKLPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 14 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x14},
+	{Op: OpVUNPCKHPS, Form: "VUNPCKHPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 15 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x15},
+	{Op: OpVUNPCKLPD, Form: "VUNPCKLPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 14 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x14},
+	{Op: OpVUNPCKHPD, Form: "VUNPCKHPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 15 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x15},
+	{Op: OpVCVTSI2SS, Form: "VCVTSI2SS xmm, xmm, r/my", Opcode: "VEX.LIG.F3.0F 2A /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x2a},
+	{Op: OpVCVTSI2SD, Form: "VCVTSI2SD xmm, xmm, r/my", Opcode: "VEX.LIG.F2.0F 2A /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x2a},
+	{Op: OpVMOVNTPS, Form: "VMOVNTPS mvl, vmm", Opcode: "VEX.{128,256}.NP.0F 2B /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, opmap: 6, opcode: 0x2b},
+	{Op: OpVMOVNTPD, Form: "VMOVNTPD mvl, vmm", Opcode: "VEX.{128,256}.66.0F 2B /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x2b},
+	{Op: OpVCVTTSS2SI, Form: "VCVTTSS2SI ry, xmm/m32", Opcode: "VEX.LIG.F3.0F 2C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrPPRep, opmap: 6, opcode: 0x2c},
+	{Op: OpVCVTSS2SI, Form: "VCVTSS2SI ry, xmm/m32", Opcode: "VEX.LIG.F3.0F 2D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrPPRep, opmap: 6, opcode: 0x2d},
+	{Op: OpVCVTTSD2SI, Form: "VCVTTSD2SI ry, xmm/m64", Opcode: "VEX.LIG.F2.0F 2C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrPPRep, opmap: 6, opcode: 0x2c},
+	{Op: OpVCVTSD2SI, Form: "VCVTSD2SI ry, xmm/m64", Opcode: "VEX.LIG.F2.0F 2D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrPPRep, opmap: 6, opcode: 0x2d},
+	{Op: OpVUCOMISS, Form: "VUCOMISS xmm, xmm/m32", Opcode: "VEX.LIG.NP.0F 2E /r", Group: GroupAVX, Feature: FeatureAVX, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG, opmap: 6, opcode: 0x2e},
+	{Op: OpVCOMISS, Form: "VCOMISS xmm, xmm/m32", Opcode: "VEX.LIG.NP.0F 2F /r", Group: GroupAVX, Feature: FeatureAVX, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG, opmap: 6, opcode: 0x2f},
+	{Op: OpVUCOMISD, Form: "VUCOMISD xmm, xmm/m64", Opcode: "VEX.LIG.66.0F 2E /r", Group: GroupAVX, Feature: FeatureAVX, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrPP66, opmap: 6, opcode: 0x2e},
+	{Op: OpVCOMISD, Form: "VCOMISD xmm, xmm/m64", Opcode: "VEX.LIG.66.0F 2F /r", Group: GroupAVX, Feature: FeatureAVX, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrPP66, opmap: 6, opcode: 0x2f},
+	{Op: OpVMOVMSKPS, Form: "VMOVMSKPS r32, vmm", Opcode: "VEX.{128,256}.NP.0F 50 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}}, opmap: 6, opcode: 0x50},
+	{Op: OpVMOVMSKPD, Form: "VMOVMSKPD r32, vmm", Opcode: "VEX.{128,256}.66.0F 50 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x50},
+	{Op: OpVSQRTPS, Form: "VSQRTPS vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 51 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, opmap: 6, opcode: 0x51},
+	{Op: OpVRSQRTPS, Form: "VRSQRTPS vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 52 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, opmap: 6, opcode: 0x52},
+	{Op: OpVRCPPS, Form: "VRCPPS vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 53 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, opmap: 6, opcode: 0x53},
+	{Op: OpVSQRTPD, Form: "VSQRTPD vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 51 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x51},
+	{Op: OpVSQRTSS, Form: "VSQRTSS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.F3.0F 51 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x51},
+	{Op: OpVRSQRTSS, Form: "VRSQRTSS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.F3.0F 52 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x52},
+	{Op: OpVRCPSS, Form: "VRCPSS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.F3.0F 53 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x53},
+	{Op: OpVSQRTSD, Form: "VSQRTSD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.F2.0F 51 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x51},
+	{Op: OpVANDPS, Form: "VANDPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 54 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x54},
+	{Op: OpVANDNPS, Form: "VANDNPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 55 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x55},
+	{Op: OpVORPS, Form: "VORPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 56 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x56},
+	{Op: OpVXORPS, Form: "VXORPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 57 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x57},
+	{Op: OpVADDPS, Form: "VADDPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 58 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x58},
+	{Op: OpVMULPS, Form: "VMULPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 59 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x59},
+	{Op: OpVSUBPS, Form: "VSUBPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 5C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x5c},
+	{Op: OpVMINPS, Form: "VMINPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 5D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x5d},
+	{Op: OpVDIVPS, Form: "VDIVPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 5E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x5e},
+	{Op: OpVMAXPS, Form: "VMAXPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 5F /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 6, opcode: 0x5f},
+	{Op: OpVANDPD, Form: "VANDPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 54 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x54},
+	{Op: OpVANDNPD, Form: "VANDNPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 55 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x55},
+	{Op: OpVORPD, Form: "VORPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 56 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x56},
+	{Op: OpVXORPD, Form: "VXORPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 57 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x57},
+	{Op: OpVADDPD, Form: "VADDPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 58 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x58},
+	{Op: OpVMULPD, Form: "VMULPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 59 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x59},
+	{Op: OpVSUBPD, Form: "VSUBPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 5C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x5c},
+	{Op: OpVMINPD, Form: "VMINPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 5D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x5d},
+	{Op: OpVDIVPD, Form: "VDIVPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 5E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x5e},
+	{Op: OpVMAXPD, Form: "VMAXPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 5F /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x5f},
+	{Op: OpVADDSS, Form: "VADDSS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.F3.0F 58 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x58},
+	{Op: OpVMULSS, Form: "VMULSS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.F3.0F 59 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x59},
+	{Op: OpVSUBSS, Form: "VSUBSS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.F3.0F 5C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x5c},
+	{Op: OpVMINSS, Form: "VMINSS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.F3.0F 5D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x5d},
+	{Op: OpVDIVSS, Form: "VDIVSS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.F3.0F 5E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x5e},
+	{Op: OpVMAXSS, Form: "VMAXSS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.F3.0F 5F /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x5f},
+	{Op: OpVADDSD, Form: "VADDSD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.F2.0F 58 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x58},
+	{Op: OpVMULSD, Form: "VMULSD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.F2.0F 59 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x59},
+	{Op: OpVSUBSD, Form: "VSUBSD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.F2.0F 5C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x5c},
+	{Op: OpVMINSD, Form: "VMINSD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.F2.0F 5D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x5d},
+	{Op: OpVDIVSD, Form: "VDIVSD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.F2.0F 5E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x5e},
+	{Op: OpVMAXSD, Form: "VMAXSD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.F2.0F 5F /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x5f},
+	{Op: OpVCVTPS2PD, Form: "VCVTPS2PD vmm, vmm2/mvl2", Opcode: "VEX.{128,256}.NP.0F 5A /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, opmap: 6, opcode: 0x5a},
+	{Op: OpVCVTPD2PS, Form: "VCVTPD2PS vmm2, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 5A /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x5a},
+	{Op: OpVCVTSS2SD, Form: "VCVTSS2SD xmm, xmm, xmm/m32", Opcode: "VEX.LIG.F3.0F 5A /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x5a},
+	{Op: OpVCVTSD2SS, Form: "VCVTSD2SS xmm, xmm, xmm/m64", Opcode: "VEX.LIG.F2.0F 5A /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0x5a},
+	{Op: OpVCVTDQ2PS, Form: "VCVTDQ2PS vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F 5B /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, opmap: 6, opcode: 0x5b},
+	{Op: OpVCVTPS2DQ, Form: "VCVTPS2DQ vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 5B /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x5b},
+	{Op: OpVCVTTPS2DQ, Form: "VCVTTPS2DQ vmm, vmm/mvl", Opcode: "VEX.{128,256}.F3.0F 5B /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0x5b},
+	{Op: OpVCVTTPD2DQ, Form: "VCVTTPD2DQ vmm2, vmm/mvl", Opcode: "VEX.{128,256}.66.0F E6 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0xe6},
+	{Op: OpVCVTPD2DQ, Form: "VCVTPD2DQ vmm2, vmm/mvl", Opcode: "VEX.{128,256}.F2.0F E6 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0xe6},
+	{Op: OpVCVTDQ2PD, Form: "VCVTDQ2PD vmm, vmm2/mvl2", Opcode: "VEX.{128,256}.F3.0F E6 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0xe6},
+	{Op: OpVCMPPS, Form: "VCMPPS vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.NP.0F C2 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv, opmap: 6, opcode: 0xc2},
+	{Op: OpVCMPPD, Form: "VCMPPD vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F C2 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xc2},
+	{Op: OpVCMPSS, Form: "VCMPSS xmm, xmm, xmm/m32, imm8", Opcode: "VEX.LIG.F3.0F C2 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0xc2},
+	{Op: OpVCMPSD, Form: "VCMPSD xmm, xmm, xmm/m64, imm8", Opcode: "VEX.LIG.F2.0F C2 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrVvvv | attrPPRep, opmap: 6, opcode: 0xc2},
+	{Op: OpVSHUFPS, Form: "VSHUFPS vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.NP.0F C6 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv, opmap: 6, opcode: 0xc6},
+	{Op: OpVSHUFPD, Form: "VSHUFPD vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F C6 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xc6},
+	{Op: OpVLDMXCSR, Form: "VLDMXCSR m32", Opcode: "VEX.LZ.NP.0F AE /2", Group: GroupAVX, Feature: FeatureAVX, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, opmap: 6, opcode: 0xae},
+	{Op: OpVSTMXCSR, Form: "VSTMXCSR m32", Opcode: "VEX.LZ.NP.0F AE /3", Group: GroupAVX, Feature: FeatureAVX, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, opmap: 6, opcode: 0xae},
+	{Op: OpVHADDPD, Form: "VHADDPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 7C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x7c},
+	{Op: OpVHSUBPD, Form: "VHSUBPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 7D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x7d},
+	{Op: OpVADDSUBPD, Form: "VADDSUBPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F D0 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xd0},
+	{Op: OpVHADDPS, Form: "VHADDPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.F2.0F 7C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 6, opcode: 0x7c},
+	{Op: OpVHSUBPS, Form: "VHSUBPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.F2.0F 7D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 6, opcode: 0x7d},
+	{Op: OpVADDSUBPS, Form: "VADDSUBPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.F2.0F D0 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 6, opcode: 0xd0},
+	{Op: OpVLDDQU, Form: "VLDDQU vmm, mvl", Opcode: "VEX.{128,256}.F2.0F F0 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, szVL, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0xf0},
+	{Op: OpVMOVD, Form: "VMOVD xmm, r/m32", Opcode: "VEX.128.66.0F.W0 6E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x6e},
+	{Op: OpVMOVQ, Form: "VMOVQ xmm, r/m64", Opcode: "VEX.128.66.0F.W1 6E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz64, sz64, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x6e},
+	{Op: OpVMOVD, Form: "VMOVD r/m32, xmm", Opcode: "VEX.128.66.0F.W0 7E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgGPR, sz32, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x7e},
+	{Op: OpVMOVQ, Form: "VMOVQ r/m64, xmm", Opcode: "VEX.128.66.0F.W1 7E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgGPR, sz64, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x7e},
+	{Op: OpVMOVQ, Form: "VMOVQ xmm, xmm/m64", Opcode: "VEX.128.F3.0F 7E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0x7e},
+	{Op: OpVMOVQ, Form: "VMOVQ xmm/m64, xmm", Opcode: "VEX.128.66.0F D6 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0xd6},
+	{Op: OpVMOVDQA, Form: "VMOVDQA vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 6F /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x6f},
+	{Op: OpVMOVDQU, Form: "VMOVDQU vmm, vmm/mvl", Opcode: "VEX.{128,256}.F3.0F 6F /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0x6f},
+	{Op: OpVMOVDQA, Form: "VMOVDQA vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F 7F /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0x7f},
+	{Op: OpVMOVDQU, Form: "VMOVDQU vmm/mvl, vmm", Opcode: "VEX.{128,256}.F3.0F 7F /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrPPRep, opmap: 6, opcode: 0x7f},
+	{Op: OpVMOVNTDQ, Form: "VMOVNTDQ mvl, vmm", Opcode: "VEX.{128,256}.66.0F E7 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0xe7},
+	{Op: OpVMASKMOVDQU, Form: "VMASKMOVDQU xmm, xmm", Opcode: "VEX.128.66.0F F7 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0xf7},
+	{Op: OpVPINSRW, Form: "VPINSRW xmm, xmm, r32/m16, imm8", Opcode: "VEX.128.66.0F C4 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz16, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xc4},
+	{Op: OpVPEXTRW, Form: "VPEXTRW r32, xmm, imm8", Opcode: "VEX.128.66.0F C5 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 6, opcode: 0xc5},
+	{Op: OpVPMOVMSKB, Form: "VPMOVMSKB r32, vmm", Opcode: "VEX.{128,256}.66.0F D7 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}}, attr: attrPP66, opmap: 6, opcode: 0xd7},
+	{Op: OpVPUNPCKLBW, Form: "VPUNPCKLBW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 60 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x60},
+	{Op: OpVPUNPCKLWD, Form: "VPUNPCKLWD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 61 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x61},
+	{Op: OpVPUNPCKLDQ, Form: "VPUNPCKLDQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 62 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x62},
+	{Op: OpVPACKSSWB, Form: "VPACKSSWB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 63 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x63},
+	{Op: OpVPCMPGTB, Form: "VPCMPGTB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 64 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x64},
+	{Op: OpVPCMPGTW, Form: "VPCMPGTW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 65 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x65},
+	{Op: OpVPCMPGTD, Form: "VPCMPGTD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 66 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x66},
+	{Op: OpVPACKUSWB, Form: "VPACKUSWB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 67 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x67},
+	{Op: OpVPUNPCKHBW, Form: "VPUNPCKHBW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 68 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x68},
+	{Op: OpVPUNPCKHWD, Form: "VPUNPCKHWD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 69 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x69},
+	{Op: OpVPUNPCKHDQ, Form: "VPUNPCKHDQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 6A /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x6a},
+	{Op: OpVPACKSSDW, Form: "VPACKSSDW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 6B /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x6b},
+	{Op: OpVPUNPCKLQDQ, Form: "VPUNPCKLQDQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 6C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x6c},
+	{Op: OpVPUNPCKHQDQ, Form: "VPUNPCKHQDQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 6D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x6d},
+	{Op: OpVPCMPEQB, Form: "VPCMPEQB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 74 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x74},
+	{Op: OpVPCMPEQW, Form: "VPCMPEQW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 75 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x75},
+	{Op: OpVPCMPEQD, Form: "VPCMPEQD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F 76 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x76},
+	{Op: OpVPADDQ, Form: "VPADDQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F D4 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xd4},
+	{Op: OpVPMULLW, Form: "VPMULLW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F D5 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xd5},
+	{Op: OpVPSUBUSB, Form: "VPSUBUSB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F D8 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xd8},
+	{Op: OpVPSUBUSW, Form: "VPSUBUSW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F D9 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xd9},
+	{Op: OpVPMINUB, Form: "VPMINUB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F DA /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xda},
+	{Op: OpVPAND, Form: "VPAND vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F DB /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xdb},
+	{Op: OpVPADDUSB, Form: "VPADDUSB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F DC /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xdc},
+	{Op: OpVPADDUSW, Form: "VPADDUSW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F DD /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xdd},
+	{Op: OpVPMAXUB, Form: "VPMAXUB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F DE /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xde},
+	{Op: OpVPANDN, Form: "VPANDN vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F DF /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xdf},
+	{Op: OpVPAVGB, Form: "VPAVGB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F E0 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xe0},
+	{Op: OpVPAVGW, Form: "VPAVGW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F E3 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xe3},
+	{Op: OpVPMULHUW, Form: "VPMULHUW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F E4 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xe4},
+	{Op: OpVPMULHW, Form: "VPMULHW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F E5 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xe5},
+	{Op: OpVPSUBSB, Form: "VPSUBSB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F E8 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xe8},
+	{Op: OpVPSUBSW, Form: "VPSUBSW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F E9 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xe9},
+	{Op: OpVPMINSW, Form: "VPMINSW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F EA /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xea},
+	{Op: OpVPOR, Form: "VPOR vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F EB /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xeb},
+	{Op: OpVPADDSB, Form: "VPADDSB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F EC /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xec},
+	{Op: OpVPADDSW, Form: "VPADDSW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F ED /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xed},
+	{Op: OpVPMAXSW, Form: "VPMAXSW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F EE /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xee},
+	{Op: OpVPXOR, Form: "VPXOR vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F EF /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xef},
+	{Op: OpVPMULUDQ, Form: "VPMULUDQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F F4 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xf4},
+	{Op: OpVPMADDWD, Form: "VPMADDWD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F F5 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xf5},
+	{Op: OpVPSADBW, Form: "VPSADBW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F F6 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xf6},
+	{Op: OpVPSUBB, Form: "VPSUBB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F F8 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xf8},
+	{Op: OpVPSUBW, Form: "VPSUBW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F F9 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xf9},
+	{Op: OpVPSUBD, Form: "VPSUBD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F FA /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xfa},
+	{Op: OpVPSUBQ, Form: "VPSUBQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F FB /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xfb},
+	{Op: OpVPADDB, Form: "VPADDB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F FC /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xfc},
+	{Op: OpVPADDW, Form: "VPADDW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F FD /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xfd},
+	{Op: OpVPADDD, Form: "VPADDD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F FE /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xfe},
+	{Op: OpVPSRLW, Form: "VPSRLW vmm, vmm, xmm/m128", Opcode: "VEX.{128,256}.66.0F D1 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xd1},
+	{Op: OpVPSRLD, Form: "VPSRLD vmm, vmm, xmm/m128", Opcode: "VEX.{128,256}.66.0F D2 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xd2},
+	{Op: OpVPSRLQ, Form: "VPSRLQ vmm, vmm, xmm/m128", Opcode: "VEX.{128,256}.66.0F D3 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xd3},
+	{Op: OpVPSRAW, Form: "VPSRAW vmm, vmm, xmm/m128", Opcode: "VEX.{128,256}.66.0F E1 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xe1},
+	{Op: OpVPSRAD, Form: "VPSRAD vmm, vmm, xmm/m128", Opcode: "VEX.{128,256}.66.0F E2 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xe2},
+	{Op: OpVPSLLW, Form: "VPSLLW vmm, vmm, xmm/m128", Opcode: "VEX.{128,256}.66.0F F1 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xf1},
+	{Op: OpVPSLLD, Form: "VPSLLD vmm, vmm, xmm/m128", Opcode: "VEX.{128,256}.66.0F F2 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xf2},
+	{Op: OpVPSLLQ, Form: "VPSLLQ vmm, vmm, xmm/m128", Opcode: "VEX.{128,256}.66.0F F3 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0xf3},
+	{Op: OpVPSHUFD, Form: "VPSHUFD vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F 70 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 6, opcode: 0x70},
+	{Op: OpVPSHUFHW, Form: "VPSHUFHW vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.F3.0F 70 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPPRep, opmap: 6, opcode: 0x70},
+	{Op: OpVPSHUFLW, Form: "VPSHUFLW vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.F2.0F 70 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPPRep, opmap: 6, opcode: 0x70},
+	{Op: OpVPSRLW, Form: "VPSRLW vmm, vmm, imm8", Opcode: "VEX.{128,256}.66.0F 71 /2 ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x71},
+	{Op: OpVPSRAW, Form: "VPSRAW vmm, vmm, imm8", Opcode: "VEX.{128,256}.66.0F 71 /4 ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x71},
+	{Op: OpVPSLLW, Form: "VPSLLW vmm, vmm, imm8", Opcode: "VEX.{128,256}.66.0F 71 /6 ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x71},
+	{Op: OpVPSRLD, Form: "VPSRLD vmm, vmm, imm8", Opcode: "VEX.{128,256}.66.0F 72 /2 ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x72},
+	{Op: OpVPSRAD, Form: "VPSRAD vmm, vmm, imm8", Opcode: "VEX.{128,256}.66.0F 72 /4 ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x72},
+	{Op: OpVPSLLD, Form: "VPSLLD vmm, vmm, imm8", Opcode: "VEX.{128,256}.66.0F 72 /6 ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x72},
+	{Op: OpVPSRLQ, Form: "VPSRLQ vmm, vmm, imm8", Opcode: "VEX.{128,256}.66.0F 73 /2 ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x73},
+	{Op: OpVPSRLDQ, Form: "VPSRLDQ vmm, vmm, imm8", Opcode: "VEX.{128,256}.66.0F 73 /3 ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x73},
+	{Op: OpVPSLLQ, Form: "VPSLLQ vmm, vmm, imm8", Opcode: "VEX.{128,256}.66.0F 73 /6 ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x73},
+	{Op: OpVPSLLDQ, Form: "VPSLLDQ vmm, vmm, imm8", Opcode: "VEX.{128,256}.66.0F 73 /7 ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 6, opcode: 0x73},
+	{Op: OpVPSHUFB, Form: "VPSHUFB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 00 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x0},
+	{Op: OpVPHADDW, Form: "VPHADDW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 01 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x1},
+	{Op: OpVPHADDD, Form: "VPHADDD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 02 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x2},
+	{Op: OpVPHADDSW, Form: "VPHADDSW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 03 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x3},
+	{Op: OpVPMADDUBSW, Form: "VPMADDUBSW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 04 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x4},
+	{Op: OpVPHSUBW, Form: "VPHSUBW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 05 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x5},
+	{Op: OpVPHSUBD, Form: "VPHSUBD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 06 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x6},
+	{Op: OpVPHSUBSW, Form: "VPHSUBSW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 07 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x7},
+	{Op: OpVPSIGNB, Form: "VPSIGNB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 08 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x8},
+	{Op: OpVPSIGNW, Form: "VPSIGNW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 09 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x9},
+	{Op: OpVPSIGND, Form: "VPSIGND vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 0A /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xa},
+	{Op: OpVPMULHRSW, Form: "VPMULHRSW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 0B /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xb},
+	{Op: OpVPERMILPS, Form: "VPERMILPS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 0C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xc},
+	{Op: OpVPERMILPD, Form: "VPERMILPD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 0D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xd},
+	{Op: OpVTESTPS, Form: "VTESTPS vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 0E /r", Group: GroupAVX, Feature: FeatureAVX, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0xe},
+	{Op: OpVTESTPD, Form: "VTESTPD vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 0F /r", Group: GroupAVX, Feature: FeatureAVX, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0xf},
+	{Op: OpVPTEST, Form: "VPTEST vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 17 /r", Group: GroupAVX, Feature: FeatureAVX, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x17},
+	{Op: OpVBROADCASTSS, Form: "VBROADCASTSS vmm, xmm/m32", Opcode: "VEX.{128,256}.66.0F38.W0 18 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x18},
+	{Op: OpVBROADCASTSD, Form: "VBROADCASTSD ymm, xmm/m64", Opcode: "VEX.256.66.0F38.W0 19 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x19},
+	{Op: OpVBROADCASTF128, Form: "VBROADCASTF128 ymm, m128", Opcode: "VEX.256.66.0F38.W0 1A /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x1a},
+	{Op: OpVPABSB, Form: "VPABSB vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 1C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x1c},
+	{Op: OpVPABSW, Form: "VPABSW vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 1D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x1d},
+	{Op: OpVPABSD, Form: "VPABSD vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 1E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x1e},
+	{Op: OpVPMOVSXBW, Form: "VPMOVSXBW vmm, vmm2/mvl2", Opcode: "VEX.{128,256}.66.0F38 20 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x20},
+	{Op: OpVPMOVSXBD, Form: "VPMOVSXBD vmm, vmm4/mvl4", Opcode: "VEX.{128,256}.66.0F38 21 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x21},
+	{Op: OpVPMOVSXBQ, Form: "VPMOVSXBQ vmm, vmm8/mvl8", Opcode: "VEX.{128,256}.66.0F38 22 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR8, szVL8, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x22},
+	{Op: OpVPMOVSXWD, Form: "VPMOVSXWD vmm, vmm2/mvl2", Opcode: "VEX.{128,256}.66.0F38 23 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x23},
+	{Op: OpVPMOVSXWQ, Form: "VPMOVSXWQ vmm, vmm4/mvl4", Opcode: "VEX.{128,256}.66.0F38 24 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x24},
+	{Op: OpVPMOVSXDQ, Form: "VPMOVSXDQ vmm, vmm2/mvl2", Opcode: "VEX.{128,256}.66.0F38 25 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x25},
+	{Op: OpVPMOVZXBW, Form: "VPMOVZXBW vmm, vmm2/mvl2", Opcode: "VEX.{128,256}.66.0F38 30 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x30},
+	{Op: OpVPMOVZXBD, Form: "VPMOVZXBD vmm, vmm4/mvl4", Opcode: "VEX.{128,256}.66.0F38 31 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x31},
+	{Op: OpVPMOVZXBQ, Form: "VPMOVZXBQ vmm, vmm8/mvl8", Opcode: "VEX.{128,256}.66.0F38 32 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR8, szVL8, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x32},
+	{Op: OpVPMOVZXWD, Form: "VPMOVZXWD vmm, vmm2/mvl2", Opcode: "VEX.{128,256}.66.0F38 33 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x33},
+	{Op: OpVPMOVZXWQ, Form: "VPMOVZXWQ vmm, vmm4/mvl4", Opcode: "VEX.{128,256}.66.0F38 34 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x34},
+	{Op: OpVPMOVZXDQ, Form: "VPMOVZXDQ vmm, vmm2/mvl2", Opcode: "VEX.{128,256}.66.0F38 35 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x35},
+	{Op: OpVPMULDQ, Form: "VPMULDQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 28 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x28},
+	{Op: OpVPCMPEQQ, Form: "VPCMPEQQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 29 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x29},
+	{Op: OpVPACKUSDW, Form: "VPACKUSDW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 2B /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x2b},
+	{Op: OpVPMULLD, Form: "VPMULLD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 40 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x40},
+	{Op: OpVPCMPGTQ, Form: "VPCMPGTQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 37 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x37},
+	{Op: OpVPHMINPOSUW, Form: "VPHMINPOSUW xmm, xmm/m128", Opcode: "VEX.128.66.0F38 41 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x41},
+	{Op: OpVMOVNTDQA, Form: "VMOVNTDQA vmm, mvl", Opcode: "VEX.{128,256}.66.0F38 2A /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, szVL, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x2a},
+	{Op: OpVMASKMOVPS, Form: "VMASKMOVPS vmm, vmm, mvl", Opcode: "VEX.{128,256}.66.0F38.W0 2C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x2c},
+	{Op: OpVMASKMOVPD, Form: "VMASKMOVPD vmm, vmm, mvl", Opcode: "VEX.{128,256}.66.0F38.W0 2D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x2d},
+	{Op: OpVMASKMOVPS, Form: "VMASKMOVPS mvl, vmm, vmm", Opcode: "VEX.{128,256}.66.0F38.W0 2E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szVL, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x2e},
+	{Op: OpVMASKMOVPD, Form: "VMASKMOVPD mvl, vmm, vmm", Opcode: "VEX.{128,256}.66.0F38.W0 2F /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szVL, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x2f},
+	{Op: OpVPMINSB, Form: "VPMINSB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 38 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x38},
+	{Op: OpVPMINSD, Form: "VPMINSD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 39 /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x39},
+	{Op: OpVPMINUW, Form: "VPMINUW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 3A /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x3a},
+	{Op: OpVPMINUD, Form: "VPMINUD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 3B /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x3b},
+	{Op: OpVPMAXSB, Form: "VPMAXSB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 3C /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x3c},
+	{Op: OpVPMAXSD, Form: "VPMAXSD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 3D /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x3d},
+	{Op: OpVPMAXUW, Form: "VPMAXUW vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 3E /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x3e},
+	{Op: OpVPMAXUD, Form: "VPMAXUD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 3F /r", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x3f},
+	{Op: OpVPERMILPS, Form: "VPERMILPS vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A.W0 04 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x4},
+	{Op: OpVPERMILPD, Form: "VPERMILPD vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A.W0 05 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x5},
+	{Op: OpVPERM2F128, Form: "VPERM2F128 ymm, ymm, ymm/m256, imm8", Opcode: "VEX.256.66.0F3A.W0 06 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posVvvv, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz256, sz256, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x6},
+	{Op: OpVROUNDPS, Form: "VROUNDPS vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A 08 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x8},
+	{Op: OpVROUNDPD, Form: "VROUNDPD vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A 09 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x9},
+	{Op: OpVROUNDSS, Form: "VROUNDSS xmm, xmm, xmm/m32, imm8", Opcode: "VEX.LIG.66.0F3A 0A /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0xa},
+	{Op: OpVROUNDSD, Form: "VROUNDSD xmm, xmm, xmm/m64, imm8", Opcode: "VEX.LIG.66.0F3A 0B /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0xb},
+	{Op: OpVBLENDPS, Form: "VBLENDPS vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A 0C /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0xc},
+	{Op: OpVBLENDPD, Form: "VBLENDPD vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A 0D /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0xd},
+	{Op: OpVPBLENDW, Form: "VPBLENDW vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A 0E /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0xe},
+	{Op: OpVPALIGNR, Form: "VPALIGNR vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A 0F /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0xf},
+	{Op: OpVDPPS, Form: "VDPPS vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A 40 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x40},
+	{Op: OpVMPSADBW, Form: "VMPSADBW vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A 42 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x42},
+	{Op: OpVDPPD, Form: "VDPPD xmm, xmm, xmm/m128, imm8", Opcode: "VEX.128.66.0F3A 41 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x41},
+	{Op: OpVPEXTRB, Form: "VPEXTRB r32/m8, xmm, imm8", Opcode: "VEX.128.66.0F3A 14 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz8, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x14},
+	{Op: OpVPEXTRW, Form: "VPEXTRW r32/m16, xmm, imm8", Opcode: "VEX.128.66.0F3A 15 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz16, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x15},
+	{Op: OpVPEXTRD, Form: "VPEXTRD r/m32, xmm, imm8", Opcode: "VEX.128.66.0F3A.W0 16 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x16},
+	{Op: OpVPEXTRQ, Form: "VPEXTRQ r/m64, xmm, imm8", Opcode: "VEX.128.66.0F3A.W1 16 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz64, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x16},
+	{Op: OpVEXTRACTPS, Form: "VEXTRACTPS r/m32, xmm, imm8", Opcode: "VEX.128.66.0F3A 17 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x17},
+	{Op: OpVINSERTF128, Form: "VINSERTF128 ymm, ymm, xmm/m128, imm8", Opcode: "VEX.256.66.0F3A.W0 18 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posVvvv, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x18},
+	{Op: OpVEXTRACTF128, Form: "VEXTRACTF128 xmm/m128, ymm, imm8", Opcode: "VEX.256.66.0F3A.W0 19 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, sz256, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x19},
+	{Op: OpVPINSRB, Form: "VPINSRB xmm, xmm, r32/m8, imm8", Opcode: "VEX.128.66.0F3A 20 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz8, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x20},
+	{Op: OpVINSERTPS, Form: "VINSERTPS xmm, xmm, xmm/m32, imm8", Opcode: "VEX.128.66.0F3A 21 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x21},
+	{Op: OpVPINSRD, Form: "VPINSRD xmm, xmm, r/m32, imm8", Opcode: "VEX.128.66.0F3A.W0 22 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x22},
+	{Op: OpVPINSRQ, Form: "VPINSRQ xmm, xmm, r/m64, imm8", Opcode: "VEX.128.66.0F3A.W1 22 /r ib", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz64, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x22},
+	{Op: OpVBLENDVPS, Form: "VBLENDVPS vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 4A /r /is4", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x4a},
+	{Op: OpVBLENDVPD, Form: "VBLENDVPD vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 4B /r /is4", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x4b},
+	{Op: OpVPBLENDVB, Form: "VPBLENDVB vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 4C /r /is4", Group: GroupAVX, Feature: FeatureAVX, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x4c},
+	{Op: OpVPCMPESTRM, Form: "VPCMPESTRM xmm, xmm/m128, imm8", Opcode: "VEX.128.66.0F3A 60 /r ib", Group: GroupAVX, Feature: FeatureAVX, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x60},
+	{Op: OpVPCMPESTRI, Form: "VPCMPESTRI xmm, xmm/m128, imm8", Opcode: "VEX.128.66.0F3A 61 /r ib", Group: GroupAVX, Feature: FeatureAVX, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x61},
+	{Op: OpVPCMPISTRM, Form: "VPCMPISTRM xmm, xmm/m128, imm8", Opcode: "VEX.128.66.0F3A 62 /r ib", Group: GroupAVX, Feature: FeatureAVX, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x62},
+	{Op: OpVPCMPISTRI, Form: "VPCMPISTRI xmm, xmm/m128, imm8", Opcode: "VEX.128.66.0F3A 63 /r ib", Group: GroupAVX, Feature: FeatureAVX, FlagsWritten: 0x8d5, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x63},
+	{Op: OpVAESIMC, Form: "VAESIMC xmm, xmm/m128", Opcode: "VEX.128.66.0F38 DB /r", Group: GroupAVX, Feature: FeatureAES, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0xdb},
+	{Op: OpVAESKEYGENASSIST, Form: "VAESKEYGENASSIST xmm, xmm/m128, imm8", Opcode: "VEX.128.66.0F3A DF /r ib", Group: GroupAVX, Feature: FeatureAES, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0xdf},
+	{Op: OpVAESENC, Form: "VAESENC vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 DC /r", Group: GroupAVX, Feature: FeatureVAES, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xdc},
+	{Op: OpVAESENCLAST, Form: "VAESENCLAST vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 DD /r", Group: GroupAVX, Feature: FeatureVAES, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xdd},
+	{Op: OpVAESDEC, Form: "VAESDEC vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 DE /r", Group: GroupAVX, Feature: FeatureVAES, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xde},
+	{Op: OpVAESDECLAST, Form: "VAESDECLAST vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38 DF /r", Group: GroupAVX, Feature: FeatureVAES, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xdf},
+	{Op: OpVPCLMULQDQ, Form: "VPCLMULQDQ vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A 44 /r ib", Group: GroupAVX, Feature: FeatureVPCLMULQDQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x44},
+	{Op: OpVGF2P8MULB, Form: "VGF2P8MULB vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 CF /r", Group: GroupAVX, Feature: FeatureGFNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xcf},
+	{Op: OpVGF2P8AFFINEQB, Form: "VGF2P8AFFINEQB vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A.W1 CE /r ib", Group: GroupAVX, Feature: FeatureGFNI, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0xce},
+	{Op: OpVGF2P8AFFINEINVQB, Form: "VGF2P8AFFINEINVQB vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A.W1 CF /r ib", Group: GroupAVX, Feature: FeatureGFNI, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0xcf},
+	{Op: OpVPERMPS, Form: "VPERMPS ymm, ymm, ymm/m256", Opcode: "VEX.256.66.0F38.W0 16 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posVvvv, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz256, sz256, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x16},
+	{Op: OpVPERMD, Form: "VPERMD ymm, ymm, ymm/m256", Opcode: "VEX.256.66.0F38.W0 36 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posVvvv, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz256, sz256, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x36},
+	{Op: OpVPSRLVD, Form: "VPSRLVD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 45 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x45},
+	{Op: OpVPSRAVD, Form: "VPSRAVD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 46 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x46},
+	{Op: OpVPSLLVD, Form: "VPSLLVD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 47 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x47},
+	{Op: OpVPSRLVQ, Form: "VPSRLVQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 45 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x45},
+	{Op: OpVPSLLVQ, Form: "VPSLLVQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 47 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x47},
+	{Op: OpVPBROADCASTD, Form: "VPBROADCASTD vmm, xmm/m32", Opcode: "VEX.{128,256}.66.0F38.W0 58 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x58},
+	{Op: OpVPBROADCASTQ, Form: "VPBROADCASTQ vmm, xmm/m64", Opcode: "VEX.{128,256}.66.0F38.W0 59 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x59},
+	{Op: OpVPBROADCASTB, Form: "VPBROADCASTB vmm, xmm/m8", Opcode: "VEX.{128,256}.66.0F38.W0 78 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz8, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x78},
+	{Op: OpVPBROADCASTW, Form: "VPBROADCASTW vmm, xmm/m16", Opcode: "VEX.{128,256}.66.0F38.W0 79 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x79},
+	{Op: OpVBROADCASTI128, Form: "VBROADCASTI128 ymm, m128", Opcode: "VEX.256.66.0F38.W0 5A /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x5a},
+	{Op: OpVPMASKMOVD, Form: "VPMASKMOVD vmm, vmm, mvl", Opcode: "VEX.{128,256}.66.0F38.W0 8C /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x8c},
+	{Op: OpVPMASKMOVQ, Form: "VPMASKMOVQ vmm, vmm, mvl", Opcode: "VEX.{128,256}.66.0F38.W1 8C /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x8c},
+	{Op: OpVPMASKMOVD, Form: "VPMASKMOVD mvl, vmm, vmm", Opcode: "VEX.{128,256}.66.0F38.W0 8E /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szVL, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x8e},
+	{Op: OpVPMASKMOVQ, Form: "VPMASKMOVQ mvl, vmm, vmm", Opcode: "VEX.{128,256}.66.0F38.W1 8E /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posRM, ArgMem, szNone, szVL, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x8e},
+	{Op: OpVPGATHERDD, Form: "VPGATHERDD vmm, m32:vm32v, vmm", Opcode: "VEX.{128,256}.66.0F38.W0 90 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz32, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}}, attr: attrGather | attrVSIB | attrVvvv | attrPP66, opmap: 7, opcode: 0x90},
+	{Op: OpVGATHERDPS, Form: "VGATHERDPS vmm, m32:vm32v, vmm", Opcode: "VEX.{128,256}.66.0F38.W0 92 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz32, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}}, attr: attrGather | attrVSIB | attrVvvv | attrPP66, opmap: 7, opcode: 0x92},
+	{Op: OpVPGATHERDQ, Form: "VPGATHERDQ vmm, m64:vm32h, vmm", Opcode: "VEX.{128,256}.66.0F38.W1 90 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}}, attr: attrGather | attrVSIB | attrVvvv | attrPP66, opmap: 7, opcode: 0x90},
+	{Op: OpVGATHERDPD, Form: "VGATHERDPD vmm, m64:vm32h, vmm", Opcode: "VEX.{128,256}.66.0F38.W1 92 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}}, attr: attrGather | attrVSIB | attrVvvv | attrPP66, opmap: 7, opcode: 0x92},
+	{Op: OpVPGATHERQD, Form: "VPGATHERQD vmm2, m32:vm64v, vmm2", Opcode: "VEX.{128,256}.66.0F38.W0 91 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgMem, szNone, sz32, 0, false}, {posVvvv, ArgVec, szVR2, szNone, 0, false}}, attr: attrGather | attrVSIB | attrVvvv | attrPP66, opmap: 7, opcode: 0x91},
+	{Op: OpVGATHERQPS, Form: "VGATHERQPS vmm2, m32:vm64v, vmm2", Opcode: "VEX.{128,256}.66.0F38.W0 93 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgMem, szNone, sz32, 0, false}, {posVvvv, ArgVec, szVR2, szNone, 0, false}}, attr: attrGather | attrVSIB | attrVvvv | attrPP66, opmap: 7, opcode: 0x93},
+	{Op: OpVPGATHERQQ, Form: "VPGATHERQQ vmm, m64:vm64v, vmm", Opcode: "VEX.{128,256}.66.0F38.W1 91 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}}, attr: attrGather | attrVSIB | attrVvvv | attrPP66, opmap: 7, opcode: 0x91},
+	{Op: OpVGATHERQPD, Form: "VGATHERQPD vmm, m64:vm64v, vmm", Opcode: "VEX.{128,256}.66.0F38.W1 93 /r", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}}, attr: attrGather | attrVSIB | attrVvvv | attrPP66, opmap: 7, opcode: 0x93},
+	{Op: OpVPERMQ, Form: "VPERMQ ymm, ymm/m256, imm8", Opcode: "VEX.256.66.0F3A.W1 00 /r ib", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz256, sz256, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x0},
+	{Op: OpVPERMPD, Form: "VPERMPD ymm, ymm/m256, imm8", Opcode: "VEX.256.66.0F3A.W1 01 /r ib", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz256, sz256, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x1},
+	{Op: OpVPBLENDD, Form: "VPBLENDD vmm, vmm, vmm/mvl, imm8", Opcode: "VEX.{128,256}.66.0F3A.W0 02 /r ib", Group: GroupAVX, Feature: FeatureAVX2, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x2},
+	{Op: OpVINSERTI128, Form: "VINSERTI128 ymm, ymm, xmm/m128, imm8", Opcode: "VEX.256.66.0F3A.W0 38 /r ib", Group: GroupAVX, Feature: FeatureAVX2, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posVvvv, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x38},
+	{Op: OpVEXTRACTI128, Form: "VEXTRACTI128 xmm/m128, ymm, imm8", Opcode: "VEX.256.66.0F3A.W0 39 /r ib", Group: GroupAVX, Feature: FeatureAVX2, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, sz256, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x39},
+	{Op: OpVPERM2I128, Form: "VPERM2I128 ymm, ymm, ymm/m256, imm8", Opcode: "VEX.256.66.0F3A.W0 46 /r ib", Group: GroupAVX, Feature: FeatureAVX2, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posVvvv, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz256, sz256, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x46},
+	{Op: OpVCVTPH2PS, Form: "VCVTPH2PS vmm, vmm2/mvl2", Opcode: "VEX.{128,256}.66.0F38.W0 13 /r", Group: GroupAVX, Feature: FeatureF16C, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0x13},
+	{Op: OpVCVTPS2PH, Form: "VCVTPS2PH vmm2/mvl2, vmm, imm8", Opcode: "VEX.{128,256}.66.0F3A.W0 1D /r ib", Group: GroupAVX, Feature: FeatureF16C, nargs: 3, args: [4]argSpec{{posRM, ArgVec, szVR2, szVL2, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 8, opcode: 0x1d},
+	{Op: OpVFMADDSUB132PS, Form: "VFMADDSUB132PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 96 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x96},
+	{Op: OpVFMSUBADD132PS, Form: "VFMSUBADD132PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 97 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x97},
+	{Op: OpVFMADD132PS, Form: "VFMADD132PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 98 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x98},
+	{Op: OpVFMSUB132PS, Form: "VFMSUB132PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 9A /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x9a},
+	{Op: OpVFNMADD132PS, Form: "VFNMADD132PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 9C /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x9c},
+	{Op: OpVFNMSUB132PS, Form: "VFNMSUB132PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 9E /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x9e},
+	{Op: OpVFMADDSUB213PS, Form: "VFMADDSUB213PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 A6 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xa6},
+	{Op: OpVFMSUBADD213PS, Form: "VFMSUBADD213PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 A7 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xa7},
+	{Op: OpVFMADD213PS, Form: "VFMADD213PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 A8 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xa8},
+	{Op: OpVFMSUB213PS, Form: "VFMSUB213PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 AA /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xaa},
+	{Op: OpVFNMADD213PS, Form: "VFNMADD213PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 AC /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xac},
+	{Op: OpVFNMSUB213PS, Form: "VFNMSUB213PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 AE /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xae},
+	{Op: OpVFMADDSUB231PS, Form: "VFMADDSUB231PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 B6 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xb6},
+	{Op: OpVFMSUBADD231PS, Form: "VFMSUBADD231PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 B7 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xb7},
+	{Op: OpVFMADD231PS, Form: "VFMADD231PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 B8 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xb8},
+	{Op: OpVFMSUB231PS, Form: "VFMSUB231PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 BA /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xba},
+	{Op: OpVFNMADD231PS, Form: "VFNMADD231PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 BC /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xbc},
+	{Op: OpVFNMSUB231PS, Form: "VFNMSUB231PS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 BE /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xbe},
+	{Op: OpVFMADDSUB132PD, Form: "VFMADDSUB132PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 96 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x96},
+	{Op: OpVFMSUBADD132PD, Form: "VFMSUBADD132PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 97 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x97},
+	{Op: OpVFMADD132PD, Form: "VFMADD132PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 98 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x98},
+	{Op: OpVFMSUB132PD, Form: "VFMSUB132PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 9A /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x9a},
+	{Op: OpVFNMADD132PD, Form: "VFNMADD132PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 9C /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x9c},
+	{Op: OpVFNMSUB132PD, Form: "VFNMSUB132PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 9E /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x9e},
+	{Op: OpVFMADDSUB213PD, Form: "VFMADDSUB213PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 A6 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xa6},
+	{Op: OpVFMSUBADD213PD, Form: "VFMSUBADD213PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 A7 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xa7},
+	{Op: OpVFMADD213PD, Form: "VFMADD213PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 A8 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xa8},
+	{Op: OpVFMSUB213PD, Form: "VFMSUB213PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 AA /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xaa},
+	{Op: OpVFNMADD213PD, Form: "VFNMADD213PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 AC /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xac},
+	{Op: OpVFNMSUB213PD, Form: "VFNMSUB213PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 AE /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xae},
+	{Op: OpVFMADDSUB231PD, Form: "VFMADDSUB231PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 B6 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xb6},
+	{Op: OpVFMSUBADD231PD, Form: "VFMSUBADD231PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 B7 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xb7},
+	{Op: OpVFMADD231PD, Form: "VFMADD231PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 B8 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xb8},
+	{Op: OpVFMSUB231PD, Form: "VFMSUB231PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 BA /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xba},
+	{Op: OpVFNMADD231PD, Form: "VFNMADD231PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 BC /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xbc},
+	{Op: OpVFNMSUB231PD, Form: "VFNMSUB231PD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 BE /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xbe},
+	{Op: OpVFMADD132SS, Form: "VFMADD132SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 99 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0x99},
+	{Op: OpVFMSUB132SS, Form: "VFMSUB132SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 9B /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0x9b},
+	{Op: OpVFNMADD132SS, Form: "VFNMADD132SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 9D /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0x9d},
+	{Op: OpVFNMSUB132SS, Form: "VFNMSUB132SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 9F /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0x9f},
+	{Op: OpVFMADD213SS, Form: "VFMADD213SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 A9 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xa9},
+	{Op: OpVFMSUB213SS, Form: "VFMSUB213SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 AB /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xab},
+	{Op: OpVFNMADD213SS, Form: "VFNMADD213SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 AD /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xad},
+	{Op: OpVFNMSUB213SS, Form: "VFNMSUB213SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 AF /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xaf},
+	{Op: OpVFMADD231SS, Form: "VFMADD231SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 B9 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xb9},
+	{Op: OpVFMSUB231SS, Form: "VFMSUB231SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 BB /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xbb},
+	{Op: OpVFNMADD231SS, Form: "VFNMADD231SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 BD /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xbd},
+	{Op: OpVFNMSUB231SS, Form: "VFNMSUB231SS xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F38.W0 BF /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xbf},
+	{Op: OpVFMADD132SD, Form: "VFMADD132SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 99 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0x99},
+	{Op: OpVFMSUB132SD, Form: "VFMSUB132SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 9B /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0x9b},
+	{Op: OpVFNMADD132SD, Form: "VFNMADD132SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 9D /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0x9d},
+	{Op: OpVFNMSUB132SD, Form: "VFNMSUB132SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 9F /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0x9f},
+	{Op: OpVFMADD213SD, Form: "VFMADD213SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 A9 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xa9},
+	{Op: OpVFMSUB213SD, Form: "VFMSUB213SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 AB /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xab},
+	{Op: OpVFNMADD213SD, Form: "VFNMADD213SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 AD /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xad},
+	{Op: OpVFNMSUB213SD, Form: "VFNMSUB213SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 AF /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xaf},
+	{Op: OpVFMADD231SD, Form: "VFMADD231SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 B9 /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xb9},
+	{Op: OpVFMSUB231SD, Form: "VFMSUB231SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 BB /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xbb},
+	{Op: OpVFNMADD231SD, Form: "VFNMADD231SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 BD /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xbd},
+	{Op: OpVFNMSUB231SD, Form: "VFNMSUB231SD xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F38.W1 BF /r", Group: GroupAVX, Feature: FeatureFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrVvvv | attrPP66, opmap: 7, opcode: 0xbf},
+	{Op: OpVPDPBUSD, Form: "VPDPBUSD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 50 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x50},
+	{Op: OpVPDPBUSDS, Form: "VPDPBUSDS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 51 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x51},
+	{Op: OpVPDPWSSD, Form: "VPDPWSSD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 52 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x52},
+	{Op: OpVPDPWSSDS, Form: "VPDPWSSDS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 53 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0x53},
+	{Op: OpVPDPBUUD, Form: "VPDPBUUD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F38.W0 50 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT8, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 7, opcode: 0x50},
+	{Op: OpVPDPBSUD, Form: "VPDPBSUD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.F3.0F38.W0 50 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT8, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0x50},
+	{Op: OpVPDPBSSD, Form: "VPDPBSSD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.F2.0F38.W0 50 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT8, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0x50},
+	{Op: OpVPDPBUUDS, Form: "VPDPBUUDS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F38.W0 51 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT8, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 7, opcode: 0x51},
+	{Op: OpVPDPBSUDS, Form: "VPDPBSUDS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.F3.0F38.W0 51 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT8, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0x51},
+	{Op: OpVPDPBSSDS, Form: "VPDPBSSDS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.F2.0F38.W0 51 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT8, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0x51},
+	{Op: OpVPDPWUUD, Form: "VPDPWUUD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F38.W0 D2 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 7, opcode: 0xd2},
+	{Op: OpVPDPWUSD, Form: "VPDPWUSD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 D2 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xd2},
+	{Op: OpVPDPWSUD, Form: "VPDPWSUD vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.F3.0F38.W0 D2 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0xd2},
+	{Op: OpVPDPWUUDS, Form: "VPDPWUUDS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.NP.0F38.W0 D3 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv, opmap: 7, opcode: 0xd3},
+	{Op: OpVPDPWUSDS, Form: "VPDPWUSDS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W0 D3 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xd3},
+	{Op: OpVPDPWSUDS, Form: "VPDPWSUDS vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.F3.0F38.W0 D3 /r", Group: GroupAVX, Feature: FeatureAVX_VNNI_INT16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0xd3},
+	{Op: OpVPMADD52LUQ, Form: "VPMADD52LUQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 B4 /r", Group: GroupAVX, Feature: FeatureAVX_IFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xb4},
+	{Op: OpVPMADD52HUQ, Form: "VPMADD52HUQ vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F38.W1 B5 /r", Group: GroupAVX, Feature: FeatureAVX_IFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xb5},
+	{Op: OpVCVTNEEBF162PS, Form: "VCVTNEEBF162PS vmm, mvl", Opcode: "VEX.{128,256}.F3.0F38.W0 B0 /r", Group: GroupAVX, Feature: FeatureAVX_NE_CONVERT, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, szVL, 0, false}}, attr: attrPPRep, opmap: 7, opcode: 0xb0},
+	{Op: OpVCVTNEOBF162PS, Form: "VCVTNEOBF162PS vmm, mvl", Opcode: "VEX.{128,256}.F2.0F38.W0 B0 /r", Group: GroupAVX, Feature: FeatureAVX_NE_CONVERT, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, szVL, 0, false}}, attr: attrPPRep, opmap: 7, opcode: 0xb0},
+	{Op: OpVCVTNEEPH2PS, Form: "VCVTNEEPH2PS vmm, mvl", Opcode: "VEX.{128,256}.66.0F38.W0 B0 /r", Group: GroupAVX, Feature: FeatureAVX_NE_CONVERT, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, szVL, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0xb0},
+	{Op: OpVCVTNEOPH2PS, Form: "VCVTNEOPH2PS vmm, mvl", Opcode: "VEX.{128,256}.NP.0F38.W0 B0 /r", Group: GroupAVX, Feature: FeatureAVX_NE_CONVERT, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, szVL, 0, false}}, opmap: 7, opcode: 0xb0},
+	{Op: OpVBCSTNEBF162PS, Form: "VBCSTNEBF162PS vmm, m16", Opcode: "VEX.{128,256}.F3.0F38.W0 B1 /r", Group: GroupAVX, Feature: FeatureAVX_NE_CONVERT, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz16, 0, false}}, attr: attrPPRep, opmap: 7, opcode: 0xb1},
+	{Op: OpVBCSTNESH2PS, Form: "VBCSTNESH2PS vmm, m16", Opcode: "VEX.{128,256}.66.0F38.W0 B1 /r", Group: GroupAVX, Feature: FeatureAVX_NE_CONVERT, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz16, 0, false}}, attr: attrPP66, opmap: 7, opcode: 0xb1},
+	{Op: OpVCVTNEPS2BF16, Form: "VCVTNEPS2BF16 vmm2, vmm/mvl", Opcode: "VEX.{128,256}.F3.0F38.W0 72 /r", Group: GroupAVX, Feature: FeatureAVX_NE_CONVERT, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrPPRep, opmap: 7, opcode: 0x72},
+	{Op: OpVSHA512MSG1, Form: "VSHA512MSG1 ymm, xmm", Opcode: "VEX.256.F2.0F38.W0 CC /r", Group: GroupAVX, Feature: FeatureSHA512, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrPPRep, opmap: 7, opcode: 0xcc},
+	{Op: OpVSHA512MSG2, Form: "VSHA512MSG2 ymm, ymm", Opcode: "VEX.256.F2.0F38.W0 CD /r", Group: GroupAVX, Feature: FeatureSHA512, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz256, szNone, 0, false}}, attr: attrPPRep, opmap: 7, opcode: 0xcd},
+	{Op: OpVSHA512RNDS2, Form: "VSHA512RNDS2 ymm, ymm, xmm", Opcode: "VEX.256.F2.0F38.W0 CB /r", Group: GroupAVX, Feature: FeatureSHA512, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz256, szNone, 0, false}, {posVvvv, ArgVec, sz256, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0xcb},
+	{Op: OpVSM3MSG1, Form: "VSM3MSG1 xmm, xmm, xmm/m128", Opcode: "VEX.128.NP.0F38.W0 DA /r", Group: GroupAVX, Feature: FeatureSM3, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 7, opcode: 0xda},
+	{Op: OpVSM3MSG2, Form: "VSM3MSG2 xmm, xmm, xmm/m128", Opcode: "VEX.128.66.0F38.W0 DA /r", Group: GroupAVX, Feature: FeatureSM3, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv | attrPP66, opmap: 7, opcode: 0xda},
+	{Op: OpVSM3RNDS2, Form: "VSM3RNDS2 xmm, xmm, xmm/m128, imm8", Opcode: "VEX.128.66.0F3A.W0 DE /r ib", Group: GroupAVX, Feature: FeatureSM3, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0xde},
+	{Op: OpVSM4KEY4, Form: "VSM4KEY4 vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.F3.0F38.W0 DA /r", Group: GroupAVX, Feature: FeatureSM4, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0xda},
+	{Op: OpVSM4RNDS4, Form: "VSM4RNDS4 vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.F2.0F38.W0 DA /r", Group: GroupAVX, Feature: FeatureSM4, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPPRep, opmap: 7, opcode: 0xda},
+	{Op: OpVFMADDSUBPS, Form: "VFMADDSUBPS vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 5C /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x5c},
+	{Op: OpVFMADDSUBPD, Form: "VFMADDSUBPD vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 5D /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x5d},
+	{Op: OpVFMSUBADDPS, Form: "VFMSUBADDPS vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 5E /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x5e},
+	{Op: OpVFMSUBADDPD, Form: "VFMSUBADDPD vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 5F /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x5f},
+	{Op: OpVFMADDSUBPS, Form: "VFMADDSUBPS vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 5C /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x5c},
+	{Op: OpVFMADDSUBPD, Form: "VFMADDSUBPD vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 5D /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x5d},
+	{Op: OpVFMSUBADDPS, Form: "VFMSUBADDPS vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 5E /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x5e},
+	{Op: OpVFMSUBADDPD, Form: "VFMSUBADDPD vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 5F /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x5f},
+	{Op: OpVFMADDPS, Form: "VFMADDPS vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 68 /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x68},
+	{Op: OpVFMADDPD, Form: "VFMADDPD vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 69 /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x69},
+	{Op: OpVFMSUBPS, Form: "VFMSUBPS vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 6C /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x6c},
+	{Op: OpVFMSUBPD, Form: "VFMSUBPD vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 6D /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x6d},
+	{Op: OpVFNMADDPS, Form: "VFNMADDPS vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 78 /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x78},
+	{Op: OpVFNMADDPD, Form: "VFNMADDPD vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 79 /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x79},
+	{Op: OpVFNMSUBPS, Form: "VFNMSUBPS vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 7C /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x7c},
+	{Op: OpVFNMSUBPD, Form: "VFNMSUBPD vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 7D /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x7d},
+	{Op: OpVFMADDPS, Form: "VFMADDPS vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 68 /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x68},
+	{Op: OpVFMADDPD, Form: "VFMADDPD vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 69 /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x69},
+	{Op: OpVFMSUBPS, Form: "VFMSUBPS vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 6C /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x6c},
+	{Op: OpVFMSUBPD, Form: "VFMSUBPD vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 6D /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x6d},
+	{Op: OpVFNMADDPS, Form: "VFNMADDPS vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 78 /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x78},
+	{Op: OpVFNMADDPD, Form: "VFNMADDPD vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 79 /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x79},
+	{Op: OpVFNMSUBPS, Form: "VFNMSUBPS vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 7C /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x7c},
+	{Op: OpVFNMSUBPD, Form: "VFNMSUBPD vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 7D /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x7d},
+	{Op: OpVFMADDSS, Form: "VFMADDSS xmm, xmm, xmm/m32, xmm", Opcode: "VEX.LIG.66.0F3A.W0 6A /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x6a},
+	{Op: OpVFMADDSD, Form: "VFMADDSD xmm, xmm, xmm/m64, xmm", Opcode: "VEX.LIG.66.0F3A.W0 6B /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x6b},
+	{Op: OpVFMSUBSS, Form: "VFMSUBSS xmm, xmm, xmm/m32, xmm", Opcode: "VEX.LIG.66.0F3A.W0 6E /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x6e},
+	{Op: OpVFMSUBSD, Form: "VFMSUBSD xmm, xmm, xmm/m64, xmm", Opcode: "VEX.LIG.66.0F3A.W0 6F /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x6f},
+	{Op: OpVFNMADDSS, Form: "VFNMADDSS xmm, xmm, xmm/m32, xmm", Opcode: "VEX.LIG.66.0F3A.W0 7A /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x7a},
+	{Op: OpVFNMADDSD, Form: "VFNMADDSD xmm, xmm, xmm/m64, xmm", Opcode: "VEX.LIG.66.0F3A.W0 7B /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x7b},
+	{Op: OpVFNMSUBSS, Form: "VFNMSUBSS xmm, xmm, xmm/m32, xmm", Opcode: "VEX.LIG.66.0F3A.W0 7E /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x7e},
+	{Op: OpVFNMSUBSD, Form: "VFNMSUBSD xmm, xmm, xmm/m64, xmm", Opcode: "VEX.LIG.66.0F3A.W0 7F /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x7f},
+	{Op: OpVFMADDSS, Form: "VFMADDSS xmm, xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F3A.W1 6A /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x6a},
+	{Op: OpVFMADDSD, Form: "VFMADDSD xmm, xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F3A.W1 6B /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x6b},
+	{Op: OpVFMSUBSS, Form: "VFMSUBSS xmm, xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F3A.W1 6E /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x6e},
+	{Op: OpVFMSUBSD, Form: "VFMSUBSD xmm, xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F3A.W1 6F /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x6f},
+	{Op: OpVFNMADDSS, Form: "VFNMADDSS xmm, xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F3A.W1 7A /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x7a},
+	{Op: OpVFNMADDSD, Form: "VFNMADDSD xmm, xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F3A.W1 7B /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x7b},
+	{Op: OpVFNMSUBSS, Form: "VFNMSUBSS xmm, xmm, xmm, xmm/m32", Opcode: "VEX.LIG.66.0F3A.W1 7E /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x7e},
+	{Op: OpVFNMSUBSD, Form: "VFNMSUBSD xmm, xmm, xmm, xmm/m64", Opcode: "VEX.LIG.66.0F3A.W1 7F /r /is4", Group: GroupAVX, Feature: FeatureFMA4, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, imm1: immIs4, attr: attrLIG | attrVvvv | attrPP66, opmap: 8, opcode: 0x7f},
+	{Op: OpVPERMIL2PS, Form: "VPERMIL2PS vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 48 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x48},
+	{Op: OpVPERMIL2PD, Form: "VPERMIL2PD vmm, vmm, vmm/mvl, vmm", Opcode: "VEX.{128,256}.66.0F3A.W0 49 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x49},
+	{Op: OpVPERMIL2PS, Form: "VPERMIL2PS vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 48 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x48},
+	{Op: OpVPERMIL2PD, Form: "VPERMIL2PD vmm, vmm, vmm, vmm/mvl", Opcode: "VEX.{128,256}.66.0F3A.W1 49 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv | attrPP66, opmap: 8, opcode: 0x49},
+	{Op: OpVPMACSSWW, Form: "VPMACSSWW xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 85 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0x85},
+	{Op: OpVPMACSSWD, Form: "VPMACSSWD xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 86 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0x86},
+	{Op: OpVPMACSSDQL, Form: "VPMACSSDQL xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 87 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0x87},
+	{Op: OpVPMACSSDD, Form: "VPMACSSDD xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 8E /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0x8e},
+	{Op: OpVPMACSSDQH, Form: "VPMACSSDQH xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 8F /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0x8f},
+	{Op: OpVPMADCSSWD, Form: "VPMADCSSWD xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 A6 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0xa6},
+	{Op: OpVPMACSWW, Form: "VPMACSWW xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 95 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0x95},
+	{Op: OpVPMACSWD, Form: "VPMACSWD xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 96 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0x96},
+	{Op: OpVPMACSDQL, Form: "VPMACSDQL xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 97 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0x97},
+	{Op: OpVPMACSDD, Form: "VPMACSDD xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 9E /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0x9e},
+	{Op: OpVPMACSDQH, Form: "VPMACSDQH xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 9F /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0x9f},
+	{Op: OpVPMADCSWD, Form: "VPMADCSWD xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 B6 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0xb6},
+	{Op: OpVPCMOV, Form: "VPCMOV vmm, vmm, vmm/mvl, vmm", Opcode: "XOP.{128,256}.NP.08.W0 A2 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0xa2},
+	{Op: OpVPCMOV, Form: "VPCMOV vmm, vmm, vmm, vmm/mvl", Opcode: "XOP.{128,256}.NP.08.W1 A2 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posIs4, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0xa2},
+	{Op: OpVPPERM, Form: "VPPERM xmm, xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.08.W0 A3 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0xa3},
+	{Op: OpVPPERM, Form: "VPPERM xmm, xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.08.W1 A3 /r /is4", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posIs4, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, imm1: immIs4, attr: attrVvvv, opmap: 21, opcode: 0xa3},
+	{Op: OpVPROTB, Form: "VPROTB xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 C0 /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 21, opcode: 0xc0},
+	{Op: OpVPROTW, Form: "VPROTW xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 C1 /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 21, opcode: 0xc1},
+	{Op: OpVPROTD, Form: "VPROTD xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 C2 /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 21, opcode: 0xc2},
+	{Op: OpVPROTQ, Form: "VPROTQ xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 C3 /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, opmap: 21, opcode: 0xc3},
+	{Op: OpVPCOMB, Form: "VPCOMB xmm, xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 CC /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv, opmap: 21, opcode: 0xcc},
+	{Op: OpVPCOMW, Form: "VPCOMW xmm, xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 CD /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv, opmap: 21, opcode: 0xcd},
+	{Op: OpVPCOMD, Form: "VPCOMD xmm, xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 CE /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv, opmap: 21, opcode: 0xce},
+	{Op: OpVPCOMQ, Form: "VPCOMQ xmm, xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 CF /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv, opmap: 21, opcode: 0xcf},
+	{Op: OpVPCOMUB, Form: "VPCOMUB xmm, xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 EC /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv, opmap: 21, opcode: 0xec},
+	{Op: OpVPCOMUW, Form: "VPCOMUW xmm, xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 ED /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv, opmap: 21, opcode: 0xed},
+	{Op: OpVPCOMUD, Form: "VPCOMUD xmm, xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 EE /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv, opmap: 21, opcode: 0xee},
+	{Op: OpVPCOMUQ, Form: "VPCOMUQ xmm, xmm, xmm/m128, imm8", Opcode: "XOP.128.NP.08.W0 EF /r ib", Group: GroupAVX, Feature: FeatureXOP, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv, opmap: 21, opcode: 0xef},
+	{Op: OpVFRCZPS, Form: "VFRCZPS vmm, vmm/mvl", Opcode: "XOP.{128,256}.NP.09.W0 80 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, opmap: 22, opcode: 0x80},
+	{Op: OpVFRCZPD, Form: "VFRCZPD vmm, vmm/mvl", Opcode: "XOP.{128,256}.NP.09.W0 81 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, opmap: 22, opcode: 0x81},
+	{Op: OpVFRCZSS, Form: "VFRCZSS xmm, xmm/m32", Opcode: "XOP.128.NP.09.W0 82 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, opmap: 22, opcode: 0x82},
+	{Op: OpVFRCZSD, Form: "VFRCZSD xmm, xmm/m64", Opcode: "XOP.128.NP.09.W0 83 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, opmap: 22, opcode: 0x83},
+	{Op: OpVPROTB, Form: "VPROTB xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 90 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x90},
+	{Op: OpVPROTW, Form: "VPROTW xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 91 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x91},
+	{Op: OpVPROTD, Form: "VPROTD xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 92 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x92},
+	{Op: OpVPROTQ, Form: "VPROTQ xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 93 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x93},
+	{Op: OpVPSHLB, Form: "VPSHLB xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 94 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x94},
+	{Op: OpVPSHLW, Form: "VPSHLW xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 95 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x95},
+	{Op: OpVPSHLD, Form: "VPSHLD xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 96 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x96},
+	{Op: OpVPSHLQ, Form: "VPSHLQ xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 97 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x97},
+	{Op: OpVPSHAB, Form: "VPSHAB xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 98 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x98},
+	{Op: OpVPSHAW, Form: "VPSHAW xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 99 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x99},
+	{Op: OpVPSHAD, Form: "VPSHAD xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 9A /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x9a},
+	{Op: OpVPSHAQ, Form: "VPSHAQ xmm, xmm/m128, xmm", Opcode: "XOP.128.NP.09.W0 9B /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x9b},
+	{Op: OpVPROTB, Form: "VPROTB xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 90 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x90},
+	{Op: OpVPROTW, Form: "VPROTW xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 91 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x91},
+	{Op: OpVPROTD, Form: "VPROTD xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 92 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x92},
+	{Op: OpVPROTQ, Form: "VPROTQ xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 93 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x93},
+	{Op: OpVPSHLB, Form: "VPSHLB xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 94 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x94},
+	{Op: OpVPSHLW, Form: "VPSHLW xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 95 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x95},
+	{Op: OpVPSHLD, Form: "VPSHLD xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 96 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x96},
+	{Op: OpVPSHLQ, Form: "VPSHLQ xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 97 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x97},
+	{Op: OpVPSHAB, Form: "VPSHAB xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 98 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x98},
+	{Op: OpVPSHAW, Form: "VPSHAW xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 99 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x99},
+	{Op: OpVPSHAD, Form: "VPSHAD xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 9A /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x9a},
+	{Op: OpVPSHAQ, Form: "VPSHAQ xmm, xmm, xmm/m128", Opcode: "XOP.128.NP.09.W1 9B /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x9b},
+	{Op: OpVPHADDBW, Form: "VPHADDBW xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 C1 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xc1},
+	{Op: OpVPHADDBD, Form: "VPHADDBD xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 C2 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xc2},
+	{Op: OpVPHADDBQ, Form: "VPHADDBQ xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 C3 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xc3},
+	{Op: OpVPHADDWD, Form: "VPHADDWD xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 C6 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xc6},
+	{Op: OpVPHADDWQ, Form: "VPHADDWQ xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 C7 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xc7},
+	{Op: OpVPHADDDQ, Form: "VPHADDDQ xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 CB /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xcb},
+	{Op: OpVPHSUBBW, Form: "VPHSUBBW xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 E1 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xe1},
+	{Op: OpVPHSUBWD, Form: "VPHSUBWD xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 E2 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xe2},
+	{Op: OpVPHSUBDQ, Form: "VPHSUBDQ xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 E3 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xe3},
+	{Op: OpVPHADDUBW, Form: "VPHADDUBW xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 D1 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xd1},
+	{Op: OpVPHADDUBD, Form: "VPHADDUBD xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 D2 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xd2},
+	{Op: OpVPHADDUBQ, Form: "VPHADDUBQ xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 D3 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xd3},
+	{Op: OpVPHADDUWD, Form: "VPHADDUWD xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 D6 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xd6},
+	{Op: OpVPHADDUWQ, Form: "VPHADDUWQ xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 D7 /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xd7},
+	{Op: OpVPHADDUDQ, Form: "VPHADDUDQ xmm, xmm/m128", Opcode: "XOP.128.NP.09.W0 DB /r", Group: GroupAVX, Feature: FeatureXOP, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, opmap: 22, opcode: 0xdb},
+	{Op: OpBLCFILL, Form: "BLCFILL ry, r/my", Opcode: "XOP.LZ.NP.09 01 /1", Feature: FeatureTBM, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x1},
+	{Op: OpBLSFILL, Form: "BLSFILL ry, r/my", Opcode: "XOP.LZ.NP.09 01 /2", Feature: FeatureTBM, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x1},
+	{Op: OpBLCS, Form: "BLCS ry, r/my", Opcode: "XOP.LZ.NP.09 01 /3", Feature: FeatureTBM, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x1},
+	{Op: OpTZMSK, Form: "TZMSK ry, r/my", Opcode: "XOP.LZ.NP.09 01 /4", Feature: FeatureTBM, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x1},
+	{Op: OpBLCIC, Form: "BLCIC ry, r/my", Opcode: "XOP.LZ.NP.09 01 /5", Feature: FeatureTBM, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x1},
+	{Op: OpBLSIC, Form: "BLSIC ry, r/my", Opcode: "XOP.LZ.NP.09 01 /6", Feature: FeatureTBM, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x1},
+	{Op: OpT1MSKC, Form: "T1MSKC ry, r/my", Opcode: "XOP.LZ.NP.09 01 /7", Feature: FeatureTBM, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x1},
+	{Op: OpBLCMSK, Form: "BLCMSK ry, r/my", Opcode: "XOP.LZ.NP.09 02 /1", Feature: FeatureTBM, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x2},
+	{Op: OpBLCI, Form: "BLCI ry, r/my", Opcode: "XOP.LZ.NP.09 02 /6", Feature: FeatureTBM, FlagsWritten: 0x8c1, FlagsUndef: 0x14, nargs: 2, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrVvvv, opmap: 22, opcode: 0x2},
+	{Op: OpBEXTR, Form: "BEXTR ry, r/my, imm32", Opcode: "XOP.LZ.NP.0A 10 /r id", Feature: FeatureTBM, FlagsWritten: 0x841, FlagsUndef: 0x94, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}, {posImm, ArgImm, sz32, szNone, 0, false}}, imm1: immD, opmap: 23, opcode: 0x10},
+	{Op: OpLLWPCB, Form: "LLWPCB ry", Opcode: "XOP.LZ.NP.09 12 /0", Class: Sensitive, Feature: FeatureLWP, nargs: 1, args: [4]argSpec{{posRM, ArgGPR, szY, szNone, 0, false}}, opmap: 22, opcode: 0x12},
+	{Op: OpSLWPCB, Form: "SLWPCB ry", Opcode: "XOP.LZ.NP.09 12 /1", Class: Sensitive, Feature: FeatureLWP, nargs: 1, args: [4]argSpec{{posRM, ArgGPR, szY, szNone, 0, false}}, opmap: 22, opcode: 0x12},
+	{Op: OpLWPINS, Form: "LWPINS ry, r/m32, imm32", Opcode: "XOP.LZ.NP.0A 12 /0 id", Class: Sensitive, Feature: FeatureLWP, FlagsWritten: 0x1, nargs: 3, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}, {posImm, ArgImm, sz32, szNone, 0, false}}, imm1: immD, attr: attrVvvv, opmap: 23, opcode: 0x12},
+	{Op: OpLWPVAL, Form: "LWPVAL ry, r/m32, imm32", Opcode: "XOP.LZ.NP.0A 12 /1 id", Class: Sensitive, Feature: FeatureLWP, FlagsWritten: 0x1, nargs: 3, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}, {posImm, ArgImm, sz32, szNone, 0, false}}, imm1: immD, attr: attrVvvv, opmap: 23, opcode: 0x12},
 }
 
 // matches and matchEnc are in the order of opcodeIndex, the most specific first.
@@ -1905,32 +4813,167 @@ var matches = [...]uint64{
 	0x800801ff7f, 0xff2001fea7, 0xff0401feff, 0xff0801feff, 0xff8001feff, 0xff0101feff, 0xff0201feff, 0xff4001ffff,
 	0xff1001ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffa7,
 	0xffff01ffff, 0xffff01ffff, 0xff0101feff, 0xff0801feff, 0xff1001feff, 0xff2001feff, 0xff4001feff, 0xff8001feff,
-	0xff0201feff, 0xff0401feff, 0xffff01ff7f, 0xff4001fefc, 0xff8001fefc, 0xff0101feff, 0xff0201feff, 0xff0401feff,
-	0xff0801feff, 0xffff01ffff, 0xffff01ffff, 0xffff01fe8f, 0xffff01ffa7, 0xffff01ffc7, 0xffff01ff97, 0xffff01ffff,
-	0xffff01fea7, 0xffff01fe8f, 0xffff01ffc7, 0xffff01ff97, 0xffff01ffff, 0xff0101fe8f, 0xffff01ffff, 0xffff01ffff,
-	0x48001ff27, 0x88001ff27, 0xff0201ff27, 0xffff01ffff, 0xffff01ffff, 0xffff01ff7f, 0xffff01ff7f, 0xffff01ff7f,
-	0xffff01ff7f, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ff9f,
+	0xff0201feff, 0xff0401feff, 0xffff01ff7f, 0xffff01ffff, 0xffff01ff8f, 0xffff01ff97, 0xffff01ffa7, 0xffff01ffc7,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01ffa7, 0xffff01ffc7, 0xffff01ff0f, 0xffff01fe8f, 0xffff01fe97, 0xffff01ffa7,
+	0xffff01ffc7, 0xffff01fe8f, 0xffff01fe97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff0f,
+	0xffff01fe8f, 0xffff01fe97, 0xffff01ffa7, 0xffff01fe8f, 0xffff01fe97, 0xff4001fefc, 0xff8001fefc, 0xff0101feff,
+	0xff0201feff, 0xff0401feff, 0xff0801feff, 0xffff01ffff, 0xffff01ffff, 0xffff01fe8f, 0xffff01ffa7, 0xffff01ffc7,
+	0xffff01ff97, 0xffff01ffff, 0xffff01fea7, 0xffff01fe8f, 0xffff01ffc7, 0xffff01ff97, 0xffff01ffff, 0xff0101fe8f,
+	0xffff01ffff, 0xffff01ffff, 0x48001ff27, 0x88001ff27, 0xff0201ff27, 0xffff01ffff, 0xffff01ffff, 0xffff01ff7f,
+	0xffff01ff7f, 0xffff01ff7f, 0xffff01ff7f, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f,
+	0xffff01ff97, 0xffff01ffa7, 0xffff01ffc7, 0xffff01fe8f, 0xffff01fe97, 0xffff01fea7, 0xffff01fec7, 0xffff01ff8f,
+	0xffff01ff97, 0xffff01ffa7, 0xffff01ffc7, 0xffff01ff8f, 0xffff01ff97, 0xffff01ffa7, 0xffff01ffc7, 0xffff01ff8f,
+	0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
+	0xffff01ffff, 0xffff01ff9f, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
+	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
+	0xffff01ffff, 0xffff01ffff, 0xffff01ff0f, 0xffff01ff17, 0xffff01ff8f, 0xffff01ffa7, 0xffff01ff97, 0xffff01ffc7,
+	0xffff01ff8f, 0xffff01ffa7, 0xffff01ff8f, 0xffff01ffa7, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ffa7, 0xffff01ff97, 0xffff01ffc7,
+	0xffff01ff8f, 0xffff01ffa7, 0xffff01ff97, 0xffff01ffc7, 0xffff01ff8f, 0xffff01ff97, 0xffff01ffa7, 0xffff01ffc7,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01ffa7, 0xffff01ff8f, 0xffff01ffa7, 0xffff01ff97, 0xffff01ffc7, 0xffff01ff8f,
+	0xffff01ffa7, 0xffff01ff97, 0xffff01ffc7, 0xffff01ff8f, 0xffff01ffa7, 0xffff01ff97, 0xffff01ffc7, 0xffff01ff8f,
+	0xffff01ffa7, 0xffff01ff97, 0xffff01ffc7, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f,
+	0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f,
+	0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f,
+	0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01fb8f, 0xffff01fd8f, 0xffff01fb97,
+	0xffff01fd97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ffa7, 0xffff01ff8f, 0xffff01ff97, 0xffff01ffa7, 0xffff01ffc7,
+	0xff0401ff0f, 0xff1001ff0f, 0xff4001ff0f, 0xff0401ff17, 0xff1001ff17, 0xff4001ff17, 0xff0401ff0f, 0xff1001ff0f,
+	0xff4001ff0f, 0xff0401ff17, 0xff1001ff17, 0xff4001ff17, 0xff0401ff0f, 0xff4001ff0f, 0xff0401ff17, 0xff0801ff17,
+	0xff4001ff17, 0xff8001ff17, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97,
+	0xffff01ff8f, 0xff0101ff17, 0xffff01ff47, 0xffff01ff8f, 0xffff01ff17, 0xffff01ff47, 0xffff01ff8f, 0xffff01ff97,
+	0xffff01ffc7, 0xffff01ff97, 0xffff01ffc7, 0xffff01fb8f, 0xffff01fd8f, 0xffff01fb97, 0xffff01fd97, 0xffff01ffa7,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01ffa7, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
 	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
 	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
-	0xffff01ff8f, 0xffff01ff8f, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
+	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
+	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
+	0xffff01ffff, 0x10101ff7f, 0x10201ff7f, 0x10401ff7f, 0x10101ff7f, 0x10201ff7f, 0x10401ff7f, 0x10801ff7f,
+	0x11001ff7f, 0x12001ff7f, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
+	0x18001ff17, 0xff0101ff24, 0xff0201ff24, 0xff0401ff24, 0xff0801ff24, 0xff4001ff17, 0xff4001ff27, 0xff4001ff47,
+	0xff8001fe8f, 0xff8001fe97, 0xff4001fe97, 0xff2001ff0f, 0xff4001ff0f, 0xff8001ff0f, 0xff2001ff27, 0xff4001fea7,
+	0xff0101fe8f, 0xff0201fe8f, 0xff1001fe8f, 0xff2001fe8f, 0xff4001fe8f, 0xff0401fe8f, 0xff0801fe8f, 0xff1001ffa7,
+	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01feff, 0xffff01ffff, 0xffff01feff, 0xffff01feff, 0xffff01ffff,
+	0xffff01ffff, 0xffff01ffa7, 0xffff01ffff, 0xff1001ffff, 0xff2001ffff, 0xff4001ffff, 0xff8001ffff, 0xffff01ffff,
+	0xffff01ffa7, 0xffff01ffff, 0xffff01ffa7, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
+	0xffff01ff8f, 0xffff01ffa7, 0xffff01ff97, 0xffff01ffc7, 0xffff01fe8f, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff0f,
+	0xffff01ff17, 0xffff01ff8f, 0xffff01ff97, 0xff4001ff24, 0xff8001ff27, 0xff4001fe8f, 0xff8001fe8f, 0xff4001fe97,
+	0xff4001fea7, 0xff1001fe8f, 0xff2001fe8f, 0xff0801fe8f, 0xff4001ff1f, 0xff8001ff1f, 0xff0201faff, 0xff0201fcff,
+	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
+	0xffff01ff97, 0xffff01ffc7, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff27, 0xffff01ff47, 0xffff01ff97, 0xffff01ff0f,
+	0xffff01ff17, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f,
+	0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f,
+	0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f,
+	0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff97, 0xffff01ffc7, 0xffff01ffa7,
+	0xffff01fe8f, 0xffff01fe97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01fec7, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f,
+	0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff0f,
+	0xffff01ff17, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f,
+	0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ffff,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97,
+	0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97,
+	0xffff01ff97, 0xffff01ff97, 0xffff01fe97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97,
+	0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97,
+	0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01fe97, 0xffff01fe97, 0xffff01fe97,
+	0xffff01ff8f, 0xffff01ff8f, 0xffff01ff8f, 0xffff01ff8f, 0xffff01ff8f, 0xffff01ff8f, 0xffff01ff97, 0xff0101fea7,
+	0xff0201fea7, 0xff0401fea7, 0xff0801fea7, 0xffff01ff97, 0xffff01fea7, 0xffff01ff27, 0xffff01ff97, 0xffff01fea7,
+	0xffff01ff97, 0xffff01fea7, 0xffff01ff97, 0xffff01fea7, 0xffff01ff97, 0xffff01ffc7, 0xffff01fe9f, 0xffff01ffc7,
+	0xffff01fe9f, 0xffff01fe97, 0xffff01fe8f, 0xffff01ff97, 0xffff01ffa7, 0xffff01ff44, 0xffff01ff24, 0xffff01fe97,
+	0xffff01fea7, 0xffff01fec7, 0xffff01fe8f, 0xffff01ff27, 0xffff01ff27, 0xffff01fe8f, 0xffff01fe97, 0xffff01fec7,
+	0xffff01fea7, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97,
+	0xffff01ff8f, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01fb97, 0xffff01fd97, 0xffff01ff97, 0xffff01ff97,
+	0xffff01ff97, 0xffff01fb97, 0xffff01fd97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97,
+	0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0xffff01ff8f, 0xffff01ff97, 0xffff01ff97, 0xffff01ff97, 0x10101ff27,
 	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
 	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
 	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
-	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
-	0x10101ff7f, 0x10201ff7f, 0x10401ff7f, 0x10101ff7f, 0x10201ff7f, 0x10401ff7f, 0x10801ff7f, 0x11001ff7f,
-	0x12001ff7f, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0x18001ff17,
-	0xff0101ff24, 0xff0201ff24, 0xff0401ff24, 0xff0801ff24, 0xff4001ff17, 0xff4001ff27, 0xff4001ff47, 0xff8001fe8f,
-	0xff8001fe97, 0xff4001fe97, 0xff2001ff0f, 0xff4001ff0f, 0xff8001ff0f, 0xff2001ff27, 0xff4001fea7, 0xff0101fe8f,
-	0xff0201fe8f, 0xff1001fe8f, 0xff2001fe8f, 0xff4001fe8f, 0xff1001ffa7, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
-	0xffff01feff, 0xffff01ffff, 0xffff01feff, 0xffff01feff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffa7, 0xffff01ffff,
-	0xff1001ffff, 0xff2001ffff, 0xff4001ffff, 0xff8001ffff, 0xffff01ffff, 0xffff01ffa7, 0xffff01ffff, 0xffff01ffa7,
-	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01fe8f, 0xff4001ff24, 0xff8001ff27,
-	0xff4001fe8f, 0xff8001fe8f, 0xff4001fe97, 0xff4001fea7, 0xff1001fe8f, 0xff2001fe8f, 0xff0801fe8f, 0xff4001ff1f,
-	0xff8001ff1f, 0xff0201faff, 0xff0201fcff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff,
-	0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01ffff, 0xffff01fe97, 0xffff01fe97, 0xffff01fe97, 0xffff01ffc7,
-	0xffff01fe9f, 0xffff01ffc7, 0xffff01fe9f, 0xffff01fe97, 0xffff01fe8f, 0xffff01ff97, 0xffff01ffa7, 0xffff01ff44,
-	0xffff01ff24, 0xffff01fe97, 0xffff01fea7, 0xffff01fec7, 0xffff01fe8f, 0xffff01fe8f, 0xffff01fe97, 0xffff01fec7,
-	0xffff01fea7, 0x10101ff27}
+	0xffff019f8f, 0xffff019f97, 0xffff01bf27, 0xffff01bf47, 0xffff01bea7, 0xffff01bec7, 0xffff019f8f, 0xffff019f97,
+	0xffff01bf27, 0xffff01bf47, 0xffff01bea7, 0xffff01bec7, 0xffff018f0f, 0xffff018e8f, 0xffff018e97, 0xffff019fa7,
+	0xffff019fc7, 0xffff018e8f, 0xffff018e97, 0xffff019f8f, 0xffff019f97, 0xffff019f8f, 0xffff019f97, 0xffff018f0f,
+	0xffff018e8f, 0xffff018e97, 0xffff019fa7, 0xffff018e8f, 0xffff018e97, 0xffff019f8f, 0xffff019f97, 0xffff019f8f,
+	0xffff019f97, 0xffff01bfa7, 0xffff01bfc7, 0xffff019e8f, 0xffff019e97, 0xffff01bfa7, 0xffff01bfc7, 0xffff01bfa7,
+	0xffff01bfc7, 0xffff01bf8f, 0xffff01bf97, 0xffff01bf8f, 0xffff01bf97, 0xffff01930f, 0xffff019317, 0xffff01950f,
+	0xffff019517, 0xffff01930f, 0xffff019317, 0xffff01950f, 0xffff019517, 0xffff018b0f, 0xffff018b17, 0xffff018d0f,
+	0xffff018d17, 0xffff01930f, 0xffff019317, 0xffff01950f, 0xffff019517, 0xffff01930f, 0xffff019317, 0xffff01950f,
+	0xffff019517, 0xffff01930f, 0xffff019317, 0xffff01950f, 0xffff019517, 0xffff01930f, 0xffff019317, 0xffff01950f,
+	0xffff019517, 0xffff019317, 0xffff01930f, 0xffff01950f, 0xffff019f0f, 0xffff019f17, 0xffff019f8f, 0xffff019f97,
+	0xffff01bfa7, 0xffff01bfc7, 0xffff019f8f, 0xffff01bfa7, 0xffff019f8f, 0xffff01bfa7, 0xffff019f8f, 0xffff019f97,
+	0xffff019f8f, 0xffff019f97, 0xffff019f8f, 0xffff019f97, 0xffff019f8f, 0xffff019f97, 0xffff019f8f, 0xffff019f97,
+	0xffff01bfa7, 0xffff01bfc7, 0xffff019f8f, 0xffff019f97, 0xffff01bfa7, 0xffff01bfc7, 0xffff019f8f, 0xffff019f97,
+	0xffff01bfa7, 0xffff01bfc7, 0xffff019f8f, 0xffff019f97, 0xffff019fa7, 0xffff019f8f, 0xffff019f97, 0xffff01bfa7,
+	0xffff01bfc7, 0xffff019f8f, 0xffff019f97, 0xffff01bfa7, 0xffff01bfc7, 0xffff019f8f, 0xffff019f97, 0xffff01bfa7,
+	0xffff01bfc7, 0xffff019f8f, 0xffff019f97, 0xffff01bfa7, 0xffff01bfc7, 0xffff019f97, 0xffff019f97, 0xffff019f97,
+	0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97,
+	0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff018b94, 0xffff018d94, 0xffff018f93, 0xffff019f97, 0xffff019fa7,
+	0xffff019f97, 0xffff019fa7, 0xffff019fc7, 0xff04019f17, 0xff10019f17, 0xff40019f17, 0xff04019f17, 0xff10019f17,
+	0xff40019f17, 0xff04019f17, 0xff08019f17, 0xff40019f17, 0xff80019f17, 0xffff019f97, 0xffff019f97, 0xffff019f97,
+	0xffff018f8f, 0xffff01978f, 0xffff019f97, 0xffff019fc7, 0xffff019f97, 0xffff019fc7, 0xffff018b94, 0xffff018d94,
+	0xffff018f93, 0xffff018fa7, 0xffff019f97, 0xffff019fa7, 0xffff018b8f, 0xffff018b97, 0xffff018d8f, 0xffff018d97,
+	0xffff018a8f, 0xffff018a97, 0xffff018c8f, 0xffff018c97, 0xffff018d44, 0xffff018b0f, 0xffff018b17, 0xffff018b47,
+	0xffff018d44, 0xffff018b0f, 0xffff018b17, 0xffff018b47, 0xffff018b0f, 0xffff018b17, 0xffff018d0f, 0xffff018d17,
+	0xffff018b0f, 0xffff018b17, 0xffff018d0f, 0xffff018d17, 0xff04018e8f, 0xff08018e8f, 0xffff019f8f, 0xffff019f97,
+	0xffff01bfa7, 0xffff01bfc7, 0xffff018f97, 0xffff018f17, 0xffff019f8f, 0xffff019f97, 0xffff019f97, 0xffff019fc7,
+	0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff018f97, 0xffff019f17, 0xffff019f97,
+	0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97,
+	0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019fc7, 0xffff019fa7,
+	0xffff019e97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97,
+	0xffff019f97, 0xffff019ec7, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97,
+	0xffff018f17, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97,
+	0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97,
+	0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019b97, 0xffff019b97, 0xffff019b97, 0xffff019b97,
+	0xffff019b97, 0xffff019397, 0xffff019f97, 0xffff019b97, 0xffff019397, 0xffff019297, 0xffff019f97, 0xffff019f97,
+	0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97,
+	0xffff019f97, 0xffff019e97, 0xffff019f97, 0xffff019a97, 0xffff019a97, 0xffff019a97, 0xffff019a97, 0xffff019f97,
+	0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019397, 0xffff019f97, 0xffff019f97,
+	0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97,
+	0xffff018f97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019b97, 0xffff019d97, 0x101018b0c, 0xff01018a8c,
+	0xff01018a94, 0x1ff018b44, 0xffff018ac4, 0xffff018a94, 0xffff018aa4, 0xffff019b97, 0xffff019b8f, 0xffff019ba7,
+	0xffff019bc7, 0xffff019b97, 0xffff019b8f, 0xffff019ba7, 0xffff019bc7, 0xffff019b97, 0xffff019b97, 0xffff019b97,
+	0xffff019b97, 0xffff019297, 0xffff018b24, 0xffff018b44, 0xffff018b44, 0xffff018b24, 0xffff018b14, 0xffff018b0c,
+	0xffff018b14, 0xffff018b0c, 0xffff019ba7, 0xffff019b97, 0xffff019b97, 0xffff019a97, 0xffff019c97, 0xffff019a97,
+	0xffff019c97, 0xffff019a97, 0xffff019c97, 0xffff019a97, 0xffff019c97, 0xffff019a97, 0xffff019c97, 0xffff019a97,
+	0xffff019c97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff01bb97,
+	0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff01bb97,
+	0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff019b97,
+	0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff01bb97,
+	0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff01bb97,
+	0xffff01bd97, 0xffff019aa7, 0xffff019ac7, 0xffff019a97, 0xffff019a8f, 0xffff019aa7, 0xffff019a97, 0xffff019d97,
+	0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff01bb97,
+	0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff01bb97,
+	0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97, 0xffff019347, 0xffff019347, 0xffff019347,
+	0xffff019b97, 0xffff019b8f, 0xffff019b97, 0xffff019ba7, 0xffff019b8f, 0xffff019b97, 0xffff019ba7, 0xffff018b8f,
+	0xffff018b97, 0xffff019ba7, 0xffff019bc7, 0xffff018f97, 0xffff019f97, 0xffff019f97, 0xffff019f97, 0xffff019f97,
+	0xffff018e94, 0xffff018e94, 0xffff018e94, 0xffff018e94, 0xffff018e94, 0xffff018e94, 0xffff018e94, 0xffff018e94,
+	0xffff018e94, 0xffff018e94, 0xffff018e94, 0xffff018e94, 0xffff018e94, 0xffff018e94, 0xffff018e94, 0xffff018e94,
+	0xffff018f8f, 0xff02018f8f, 0xff04018f8f, 0xff08018f8f, 0xffff018f8f, 0xffff018fa7, 0xffff018fc7, 0xffff018fc7,
+	0xffff018f8f, 0xffff018f97, 0xffff018fa7, 0xffff018fc7, 0xffff019597, 0xffff019597, 0xffff019b97, 0xffff019b97,
+	0xffff019b97, 0xffff019397, 0xffff019f97, 0xffff019f97, 0xffff01bf97, 0xffff01bf97, 0xffff019f97, 0xffff019f97,
+	0xffff019f97, 0xffff019f97, 0xffff018f97, 0xffff018f97, 0xffff018b94, 0xffff018d94, 0xffff018f93, 0xffff018f97,
+	0xffff019397, 0xffff019397, 0xffff019b97, 0xffff018f97, 0xffff018f97, 0xffff018b94, 0xffff018d94, 0xffff018f93,
+	0xffff018b17, 0xffff018d17, 0xffff018b17, 0xffff018d17, 0xffff018b17, 0xffff018d17, 0xffff018b17, 0xffff018d17,
+	0xffff019397, 0xffff019397, 0xffff019f97, 0xffff018f97, 0xffff019f97, 0xffff019f97, 0xffff019397, 0xffff019b97,
+	0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019b97, 0xffff019b97, 0xffff019b97, 0xffff019d97,
+	0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff018f97, 0xffff018f97,
+	0xffff018f97, 0xffff018f97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff019d97, 0xffff019d97, 0xffff018b97, 0xffff018f97, 0xffff018fc7, 0xff01018b44,
+	0xff01018b24, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f,
+	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff019b8f, 0xffff019d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f,
+	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f,
+	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xff02018f8f, 0xff04018f8f, 0xff08018f8f,
+	0xff10018f8f, 0xff20018f8f, 0xff40018f8f, 0xff80018f8f, 0xff02018f8f, 0xff40018f8f, 0xff01018f0f, 0xff02018f0f,
+	0xffff019b8f, 0xffff019b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f,
+	0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f,
+	0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f,
+	0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f,
+	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f,
+	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018f8f, 0xff01018f8f, 0xff02018f8f}
 
 var matchEnc = [...]uint16{
 	0, 2, 4, 6, 8, 10, 336, 340, 40, 43, 46, 49, 52, 55, 337, 20,
@@ -1968,20 +5011,87 @@ var matchEnc = [...]uint16{
 	501, 502, 503, 519, 520, 521, 522, 523, 536, 540, 575, 576, 577, 578, 579, 596,
 	597, 600, 603, 604, 605, 606, 607, 460, 589, 498, 588, 590, 591, 592, 593, 594,
 	595, 537, 456, 457, 459, 484, 485, 458, 486, 487, 488, 493, 442, 470, 443, 445,
-	444, 416, 558, 559, 560, 561, 562, 563, 564, 565, 566, 548, 549, 544, 545, 546,
-	547, 550, 551, 573, 568, 569, 571, 556, 567, 574, 570, 572, 557, 529, 552, 553,
-	542, 543, 535, 554, 555, 236, 237, 238, 239, 446, 496, 447, 497, 494, 471, 518,
-	271, 272, 273, 274, 275, 276, 277, 278, 279, 280, 281, 282, 283, 284, 285, 286,
-	580, 581, 369, 370, 371, 372, 373, 374, 375, 376, 377, 378, 379, 380, 381, 382,
-	383, 384, 287, 288, 289, 290, 291, 292, 293, 294, 295, 296, 297, 298, 299, 300,
-	301, 302, 343, 345, 495, 183, 179, 181, 622, 623, 624, 616, 617, 618, 619, 620,
-	621, 344, 346, 469, 185, 180, 182, 533, 504, 505, 506, 507, 509, 510, 511, 526,
-	527, 528, 530, 531, 532, 534, 541, 608, 609, 610, 611, 612, 517, 116, 267, 268,
-	490, 186, 491, 492, 240, 242, 195, 415, 184, 188, 189, 190, 187, 193, 191, 194,
-	192, 241, 243, 265, 266, 247, 516, 500, 582, 583, 584, 585, 613, 614, 615, 524,
-	525, 269, 270, 196, 197, 198, 199, 200, 201, 202, 203, 414, 586, 587, 472, 204,
-	245, 205, 246, 539, 538, 206, 207, 451, 452, 249, 474, 508, 248, 312, 313, 314,
-	315, 473}
+	444, 416, 558, 559, 560, 561, 562, 563, 564, 565, 566, 771, 895, 899, 903, 905,
+	897, 901, 904, 906, 907, 909, 913, 917, 919, 911, 915, 920, 922, 921, 923, 908,
+	910, 914, 918, 912, 916, 548, 549, 544, 545, 546, 547, 550, 551, 573, 568, 569,
+	571, 556, 567, 574, 570, 572, 557, 529, 552, 553, 542, 543, 535, 554, 555, 236,
+	237, 238, 239, 896, 900, 898, 902, 847, 850, 924, 925, 926, 927, 928, 929, 848,
+	851, 930, 932, 849, 852, 931, 933, 934, 936, 935, 937, 446, 496, 447, 497, 494,
+	471, 518, 271, 272, 273, 274, 275, 276, 277, 278, 279, 280, 281, 282, 283, 284,
+	285, 286, 938, 939, 940, 953, 967, 978, 941, 954, 942, 955, 943, 968, 944, 969,
+	945, 970, 946, 971, 947, 956, 972, 979, 948, 957, 973, 980, 988, 989, 990, 991,
+	992, 993, 994, 949, 958, 974, 981, 950, 959, 975, 982, 951, 960, 976, 983, 952,
+	961, 977, 984, 778, 998, 779, 999, 780, 1000, 781, 1001, 782, 1002, 783, 1003, 784,
+	1004, 785, 1005, 786, 1006, 787, 1007, 788, 1008, 789, 1009, 1010, 1011, 772, 773, 1055,
+	1056, 776, 1061, 1062, 833, 1065, 1066, 1067, 822, 823, 824, 1068, 1069, 1070, 825, 826,
+	827, 1071, 1072, 1073, 828, 829, 1074, 1075, 1076, 1077, 790, 1012, 791, 1013, 792, 1014,
+	770, 1090, 1092, 580, 1091, 1093, 581, 1083, 1086, 1084, 1087, 774, 775, 1057, 1058, 1059,
+	777, 1063, 1064, 369, 370, 371, 372, 373, 374, 375, 376, 377, 378, 379, 380, 381,
+	382, 383, 384, 287, 288, 289, 290, 291, 292, 293, 294, 295, 296, 297, 298, 299,
+	300, 301, 302, 343, 345, 495, 183, 179, 181, 622, 623, 624, 616, 617, 618, 619,
+	620, 621, 344, 346, 469, 185, 180, 182, 533, 504, 505, 506, 507, 509, 510, 511,
+	526, 527, 528, 530, 531, 532, 534, 541, 608, 609, 610, 611, 612, 965, 966, 517,
+	116, 267, 268, 490, 186, 491, 492, 240, 242, 195, 415, 184, 188, 189, 190, 187,
+	193, 191, 194, 192, 241, 243, 265, 266, 962, 963, 985, 986, 247, 834, 1078, 835,
+	1079, 964, 987, 516, 500, 582, 583, 584, 585, 613, 614, 615, 524, 525, 269, 270,
+	196, 197, 198, 199, 200, 201, 202, 203, 1085, 1088, 793, 1015, 794, 1016, 795, 1017,
+	830, 1018, 796, 1019, 853, 854, 1060, 836, 1080, 797, 1020, 798, 1021, 837, 1022, 799,
+	1023, 800, 1024, 801, 1025, 838, 1026, 802, 1027, 839, 1028, 803, 1029, 804, 1030, 840,
+	1031, 841, 1032, 805, 1033, 995, 996, 997, 845, 1081, 806, 1034, 807, 1035, 842, 1036,
+	808, 1037, 809, 1038, 810, 1039, 843, 1040, 811, 1041, 1089, 812, 1042, 813, 1043, 814,
+	1044, 831, 1045, 815, 1046, 844, 1047, 846, 1082, 816, 1048, 817, 1049, 818, 1050, 832,
+	1051, 819, 1052, 820, 1053, 821, 1054, 414, 855, 1094, 856, 1095, 857, 1096, 858, 1097,
+	859, 1098, 860, 1099, 861, 1100, 862, 1101, 863, 1102, 864, 1103, 865, 1104, 866, 1105,
+	1110, 1111, 1112, 1113, 867, 1106, 868, 1107, 869, 1108, 1114, 1115, 1116, 1117, 1118, 1119,
+	1126, 1127, 1131, 1128, 1120, 1121, 1122, 1123, 1124, 1125, 1132, 1133, 1134, 1135, 1136, 1137,
+	1138, 1139, 1140, 1129, 1130, 586, 587, 472, 1171, 1172, 1173, 1176, 1174, 1175, 1178, 1188,
+	1189, 1190, 1191, 1165, 1181, 1185, 1166, 1182, 1167, 1183, 1168, 1184, 1169, 204, 245, 205,
+	246, 539, 538, 206, 207, 451, 452, 249, 474, 508, 248, 1186, 1187, 312, 313, 314,
+	315, 1141, 1142, 1143, 1144, 1145, 1146, 1147, 870, 1109, 1151, 1152, 1153, 1154, 1155, 1156,
+	1157, 1158, 1159, 1148, 1149, 1150, 1164, 1160, 1161, 1162, 1163, 1177, 1179, 1180, 1170, 473,
+	890, 871, 891, 872, 892, 893, 873, 874, 875, 876, 877, 878, 879, 880, 881, 882,
+	883, 884, 885, 886, 887, 888, 894, 889, 1303, 1307, 1311, 1312, 1313, 1314, 1305, 1309,
+	1315, 1316, 1317, 1318, 1319, 1321, 1325, 1329, 1331, 1323, 1327, 1332, 1334, 1333, 1335, 1320,
+	1322, 1326, 1330, 1324, 1328, 1304, 1308, 1306, 1310, 1336, 1337, 1338, 1339, 1340, 1342, 1341,
+	1343, 1344, 1346, 1345, 1347, 1223, 1228, 1233, 1238, 1224, 1229, 1234, 1239, 1250, 1251, 1252,
+	1253, 1225, 1230, 1235, 1240, 1226, 1231, 1236, 1241, 1227, 1232, 1237, 1242, 1243, 1244, 1245,
+	1246, 1247, 1248, 1249, 1348, 1349, 1350, 1353, 1354, 1357, 1351, 1355, 1352, 1356, 1358, 1368,
+	1359, 1369, 1360, 1370, 1361, 1371, 1362, 1372, 1378, 1384, 1363, 1373, 1379, 1385, 1390, 1391,
+	1392, 1393, 1394, 1395, 1396, 1364, 1374, 1380, 1386, 1365, 1375, 1381, 1387, 1366, 1376, 1382,
+	1388, 1367, 1377, 1383, 1389, 1430, 1431, 1432, 1433, 1434, 1435, 1436, 1437, 1438, 1439, 1440,
+	1441, 1442, 1443, 1415, 1416, 1415, 1421, 1422, 1487, 1488, 1489, 1490, 1491, 1492, 1493, 1494,
+	1495, 1496, 1497, 1498, 1499, 1444, 1445, 1446, 1301, 1302, 1408, 1411, 1409, 1412, 1417, 1418,
+	1417, 1419, 1423, 1424, 1254, 1255, 1256, 1257, 1258, 1259, 1260, 1261, 1265, 1262, 1263, 1264,
+	1269, 1266, 1267, 1268, 1270, 1271, 1272, 1273, 1274, 1275, 1276, 1277, 1406, 1407, 1400, 1401,
+	1402, 1403, 1427, 1428, 1404, 1405, 1410, 1413, 1479, 1480, 1481, 1447, 1448, 1420, 1429, 1449,
+	1450, 1451, 1452, 1453, 1454, 1455, 1456, 1457, 1482, 1483, 1458, 1459, 1460, 1397, 1398, 1399,
+	1425, 1461, 1462, 1463, 1464, 1465, 1466, 1467, 1468, 1414, 1484, 1485, 1486, 1469, 1470, 1471,
+	1426, 1472, 1473, 1474, 1475, 1476, 1477, 1478, 1500, 1501, 1502, 1503, 1504, 1505, 1506, 1507,
+	1508, 1509, 1510, 1511, 1512, 1513, 1514, 1515, 1626, 1596, 1516, 1517, 1518, 1519, 1520, 1521,
+	1522, 1523, 1524, 1525, 1526, 1527, 1528, 1535, 1536, 1541, 1537, 1542, 1543, 1544, 1545, 1529,
+	1530, 1531, 1532, 1533, 1534, 1597, 1539, 1546, 1547, 1548, 1549, 1550, 1551, 1552, 1553, 1538,
+	1540, 1598, 1601, 1599, 1600, 1602, 1288, 1286, 1287, 1289, 1290, 1291, 1292, 1688, 1692, 1693,
+	1694, 1689, 1695, 1696, 1697, 1690, 1691, 1603, 1604, 1607, 1297, 1298, 1293, 1294, 1295, 1296,
+	1299, 1300, 1712, 1605, 1606, 1608, 1609, 1610, 1611, 1612, 1614, 1616, 1618, 1613, 1615, 1617,
+	1619, 1628, 1646, 1629, 1647, 1630, 1648, 1664, 1676, 1631, 1649, 1665, 1677, 1632, 1650, 1666,
+	1678, 1633, 1651, 1667, 1679, 1634, 1652, 1635, 1653, 1636, 1654, 1668, 1680, 1637, 1655, 1669,
+	1681, 1638, 1656, 1670, 1682, 1639, 1657, 1671, 1683, 1706, 1707, 1708, 1709, 1710, 1711, 1704,
+	1705, 1640, 1658, 1641, 1659, 1642, 1660, 1672, 1684, 1643, 1661, 1673, 1685, 1644, 1662, 1674,
+	1686, 1645, 1663, 1675, 1687, 1715, 1713, 1714, 1593, 1698, 1699, 1700, 1701, 1702, 1703, 1716,
+	1717, 1719, 1720, 1586, 1588, 1589, 1590, 1591, 1205, 1206, 1207, 1208, 1209, 1210, 1211, 1212,
+	1213, 1214, 1215, 1216, 1217, 1218, 1219, 1220, 1192, 1193, 1194, 1195, 1197, 1198, 1199, 1200,
+	1196, 1201, 1202, 1203, 1620, 1621, 1622, 1554, 1555, 1556, 1557, 1558, 1559, 1560, 1561, 1562,
+	1563, 1564, 1568, 1569, 1570, 1571, 1570, 1572, 1573, 1574, 1627, 1575, 1576, 1577, 1578, 1577,
+	1278, 1279, 1280, 1281, 1282, 1283, 1284, 1285, 1623, 1624, 1565, 1567, 1566, 1592, 1625, 1761,
+	1763, 1762, 1764, 1579, 1580, 1581, 1721, 1725, 1722, 1726, 1723, 1727, 1724, 1728, 1582, 1583,
+	1584, 1585, 1729, 1737, 1730, 1738, 1745, 1753, 1746, 1754, 1731, 1739, 1732, 1740, 1747, 1755,
+	1748, 1756, 1733, 1741, 1734, 1742, 1749, 1757, 1750, 1758, 1735, 1743, 1736, 1744, 1751, 1759,
+	1752, 1760, 1594, 1595, 1718, 1587, 1204, 1221, 1222, 1765, 1766, 1767, 1768, 1769, 1771, 1772,
+	1773, 1774, 1775, 1777, 1778, 1779, 1780, 1770, 1776, 1781, 1782, 1783, 1784, 1785, 1786, 1787,
+	1788, 1789, 1790, 1791, 1792, 1836, 1837, 1838, 1839, 1840, 1841, 1842, 1843, 1844, 1846, 1847,
+	1793, 1794, 1795, 1796, 1797, 1809, 1798, 1810, 1799, 1811, 1800, 1812, 1801, 1813, 1802, 1814,
+	1803, 1815, 1804, 1816, 1805, 1817, 1806, 1818, 1807, 1819, 1808, 1820, 1821, 1822, 1823, 1824,
+	1825, 1826, 1830, 1831, 1832, 1833, 1834, 1835, 1827, 1828, 1829, 1845, 1848, 1849}
 
 // opcodeIndex gives the first row of a map and opcode; the next element ends it.
 var opcodeIndex = [numMaps*256 + 1]uint16{
@@ -2001,382 +5111,391 @@ var opcodeIndex = [numMaps*256 + 1]uint16{
 	246, 254, 262, 270, 278, 279, 280, 281, 282, 298, 336, 349, 366, 382, 395, 411,
 	426, 427, 428, 429, 430, 431, 432, 433, 434, 435, 436, 437, 438, 439, 440, 441,
 	442, 442, 443, 443, 443, 444, 445, 453, 461, 462, 463, 464, 465, 466, 467, 469,
-	476, 483, 553, 554, 555, 555, 556, 557, 558, 559, 561, 561, 562, 562, 571, 571,
-	571, 571, 571, 571, 571, 571, 571, 571, 571, 578, 579, 584, 589, 591, 592, 596,
-	597, 598, 599, 600, 601, 601, 601, 601, 601, 601, 601, 601, 601, 601, 601, 601,
-	601, 602, 603, 604, 605, 606, 607, 607, 608, 608, 608, 608, 608, 608, 608, 608,
-	608, 609, 610, 611, 612, 613, 614, 615, 616, 617, 618, 619, 620, 621, 622, 623,
-	624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624,
-	624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624, 624,
-	624, 624, 624, 624, 624, 624, 624, 624, 624, 625, 626, 626, 626, 626, 626, 626,
-	626, 627, 628, 629, 630, 631, 632, 633, 634, 635, 636, 637, 638, 639, 640, 641,
-	642, 643, 644, 645, 646, 647, 648, 649, 650, 651, 652, 653, 654, 655, 656, 657,
-	658, 659, 660, 661, 662, 663, 664, 667, 673, 674, 675, 676, 677, 678, 679, 701,
-	702, 703, 704, 705, 706, 707, 708, 709, 710, 711, 712, 716, 717, 719, 721, 722,
-	723, 724, 725, 725, 726, 726, 726, 726, 739, 740, 741, 742, 743, 744, 745, 746,
-	747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747,
-	747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747,
-	747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747, 747,
-	748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748,
-	748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748,
-	748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748,
-	748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748,
-	748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748,
-	748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748,
-	748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748,
-	748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748, 748,
-	748, 749, 750, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751,
-	751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751,
-	751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751,
-	751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751,
-	751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751,
-	751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751,
-	751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751, 751,
-	751, 753, 755, 755, 755, 755, 756, 759, 759, 764, 765, 765, 765, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769, 769,
-	769, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770, 770,
-	770}
+	476, 483, 553, 554, 555, 555, 556, 557, 558, 559, 561, 561, 562, 562, 571, 572,
+	572, 576, 580, 585, 587, 589, 591, 595, 597, 604, 605, 610, 615, 617, 618, 622,
+	623, 624, 625, 626, 627, 627, 627, 627, 627, 629, 631, 635, 639, 643, 647, 649,
+	651, 652, 653, 654, 655, 656, 657, 657, 658, 658, 658, 658, 658, 658, 658, 658,
+	658, 659, 660, 661, 662, 663, 664, 665, 666, 667, 668, 669, 670, 671, 672, 673,
+	674, 676, 680, 682, 684, 686, 688, 690, 692, 696, 700, 704, 707, 711, 715, 719,
+	723, 725, 727, 729, 731, 733, 735, 737, 739, 741, 743, 745, 747, 748, 749, 753,
+	756, 760, 766, 772, 778, 780, 782, 784, 785, 788, 791, 791, 791, 793, 795, 800,
+	803, 804, 805, 806, 807, 808, 809, 810, 811, 812, 813, 814, 815, 816, 817, 818,
+	819, 820, 821, 822, 823, 824, 825, 826, 827, 828, 829, 830, 831, 832, 833, 834,
+	835, 836, 837, 838, 839, 840, 841, 844, 850, 851, 852, 853, 854, 855, 856, 880,
+	881, 882, 883, 884, 885, 886, 887, 888, 889, 890, 891, 895, 896, 898, 900, 901,
+	902, 903, 904, 908, 909, 911, 913, 915, 928, 929, 930, 931, 932, 933, 934, 935,
+	936, 938, 940, 942, 944, 946, 948, 951, 953, 955, 957, 959, 961, 963, 965, 967,
+	969, 971, 973, 975, 977, 979, 981, 984, 986, 988, 990, 992, 994, 996, 998, 1000,
+	1002, 1003, 1005, 1007, 1009, 1011, 1013, 1015, 1017, 1019, 1021, 1023, 1025, 1027, 1029, 1031,
+	1032, 1034, 1036, 1038, 1040, 1042, 1044, 1046, 1048, 1050, 1052, 1054, 1056, 1056, 1056, 1056,
+	1056, 1057, 1057, 1057, 1057, 1058, 1059, 1059, 1060, 1060, 1060, 1060, 1060, 1062, 1064, 1066,
+	1066, 1067, 1068, 1069, 1070, 1071, 1072, 1072, 1072, 1073, 1074, 1075, 1076, 1076, 1076, 1076,
+	1076, 1077, 1078, 1079, 1080, 1081, 1082, 1082, 1083, 1084, 1085, 1086, 1087, 1088, 1089, 1090,
+	1091, 1092, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093,
+	1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093,
+	1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093,
+	1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093, 1093,
+	1093, 1094, 1095, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096,
+	1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096,
+	1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096,
+	1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096,
+	1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1096, 1097, 1098, 1099, 1100, 1101, 1102, 1102,
+	1103, 1103, 1103, 1103, 1103, 1103, 1103, 1103, 1103, 1107, 1107, 1107, 1108, 1111, 1113, 1115,
+	1117, 1117, 1117, 1117, 1117, 1117, 1117, 1117, 1117, 1117, 1117, 1117, 1117, 1117, 1117, 1117,
+	1117, 1119, 1121, 1121, 1121, 1121, 1122, 1125, 1125, 1130, 1131, 1132, 1133, 1137, 1137, 1137,
+	1137, 1137, 1137, 1137, 1137, 1137, 1137, 1137, 1137, 1138, 1139, 1140, 1141, 1142, 1143, 1144,
+	1146, 1146, 1146, 1146, 1146, 1147, 1148, 1150, 1151, 1151, 1151, 1151, 1151, 1151, 1151, 1151,
+	1151, 1152, 1153, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155,
+	1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155, 1155,
+	1155, 1156, 1157, 1158, 1158, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159,
+	1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159, 1159,
+	1159, 1160, 1161, 1162, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163,
+	1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163,
+	1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163,
+	1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163,
+	1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163,
+	1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163,
+	1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1163, 1164, 1164, 1165,
+	1166, 1166, 1166, 1166, 1166, 1166, 1166, 1166, 1166, 1166, 1166, 1166, 1166, 1166, 1166, 1166,
+	1167, 1167, 1167, 1167, 1167, 1167, 1167, 1167, 1167, 1167, 1167, 1167, 1167, 1167, 1167, 1167,
+	1167, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168,
+	1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1168, 1169, 1170, 1170,
+	1170, 1170, 1170, 1170, 1170, 1170, 1170, 1170, 1170, 1170, 1170, 1170, 1170, 1171, 1172, 1172,
+	1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172,
+	1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172,
+	1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172,
+	1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172,
+	1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172,
+	1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172,
+	1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1172, 1173, 1173, 1173, 1173, 1174,
+	1174, 1175, 1175, 1175, 1175, 1176, 1176, 1177, 1178, 1178, 1178, 1179, 1179, 1179, 1179, 1180,
+	1180, 1181, 1181, 1181, 1181, 1182, 1182, 1183, 1184, 1184, 1184, 1185, 1185, 1185, 1185, 1186,
+	1186, 1187, 1187, 1187, 1187, 1188, 1188, 1189, 1190, 1190, 1190, 1190, 1191, 1191, 1191, 1191,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192, 1192,
+	1192, 1198, 1204, 1209, 1211, 1213, 1215, 1219, 1221, 1221, 1221, 1221, 1221, 1221, 1221, 1221,
+	1221, 1221, 1221, 1221, 1221, 1221, 1221, 1221, 1221, 1223, 1225, 1227, 1229, 1231, 1233, 1235,
+	1237, 1237, 1237, 1237, 1237, 1237, 1237, 1237, 1237, 1237, 1237, 1237, 1237, 1237, 1237, 1237,
+	1237, 1237, 1241, 1245, 1245, 1249, 1253, 1257, 1261, 1261, 1261, 1265, 1268, 1268, 1268, 1268,
+	1268, 1270, 1274, 1276, 1278, 1280, 1282, 1284, 1286, 1290, 1294, 1298, 1301, 1305, 1309, 1313,
+	1317, 1318, 1319, 1320, 1321, 1322, 1323, 1324, 1325, 1326, 1327, 1328, 1329, 1330, 1331, 1334,
+	1336, 1339, 1342, 1345, 1349, 1350, 1351, 1352, 1354, 1354, 1354, 1354, 1354, 1356, 1358, 1362,
+	1364, 1364, 1364, 1364, 1364, 1364, 1364, 1364, 1364, 1364, 1364, 1364, 1364, 1364, 1364, 1364,
+	1364, 1368, 1372, 1376, 1380, 1380, 1380, 1380, 1380, 1384, 1388, 1388, 1388, 1388, 1388, 1388,
+	1388, 1388, 1388, 1388, 1388, 1388, 1388, 1388, 1388, 1388, 1388, 1388, 1388, 1388, 1388, 1390,
+	1390, 1390, 1390, 1390, 1390, 1390, 1390, 1390, 1390, 1390, 1390, 1390, 1390, 1390, 1390, 1390,
+	1390, 1390, 1390, 1394, 1394, 1395, 1396, 1398, 1398, 1398, 1398, 1398, 1398, 1398, 1398, 1398,
+	1398, 1400, 1401, 1402, 1403, 1404, 1405, 1406, 1407, 1408, 1409, 1410, 1411, 1412, 1413, 1414,
+	1415, 1416, 1417, 1418, 1419, 1420, 1421, 1424, 1425, 1426, 1427, 1428, 1429, 1430, 1431, 1432,
+	1433, 1434, 1435, 1436, 1437, 1438, 1439, 1440, 1441, 1442, 1443, 1444, 1445, 1446, 1447, 1448,
+	1448, 1449, 1450, 1451, 1452, 1453, 1454, 1455, 1456, 1457, 1458, 1459, 1460, 1461, 1462, 1463,
+	1464, 1464, 1464, 1464, 1465, 1465, 1465, 1466, 1467, 1468, 1469, 1470, 1470, 1471, 1472, 1473,
+	1473, 1474, 1475, 1476, 1477, 1478, 1479, 1479, 1479, 1480, 1481, 1482, 1483, 1484, 1485, 1486,
+	1487, 1488, 1489, 1490, 1491, 1492, 1493, 1494, 1495, 1496, 1497, 1498, 1499, 1500, 1501, 1502,
+	1503, 1504, 1505, 1505, 1505, 1505, 1507, 1508, 1510, 1510, 1514, 1514, 1517, 1517, 1517, 1517,
+	1517, 1521, 1525, 1526, 1527, 1527, 1527, 1527, 1527, 1528, 1529, 1530, 1530, 1532, 1532, 1536,
+	1536, 1536, 1536, 1536, 1536, 1536, 1536, 1536, 1536, 1536, 1536, 1536, 1536, 1538, 1538, 1538,
+	1538, 1538, 1538, 1539, 1539, 1539, 1539, 1539, 1539, 1540, 1541, 1541, 1541, 1541, 1541, 1541,
+	1541, 1541, 1541, 1541, 1541, 1541, 1541, 1541, 1541, 1541, 1541, 1541, 1541, 1543, 1543, 1545,
+	1545, 1547, 1549, 1551, 1553, 1553, 1553, 1555, 1557, 1559, 1561, 1563, 1565, 1567, 1569, 1571,
+	1573, 1573, 1573, 1573, 1573, 1573, 1573, 1575, 1577, 1579, 1581, 1583, 1585, 1587, 1589, 1591,
+	1593, 1597, 1599, 1599, 1599, 1600, 1601, 1603, 1605, 1607, 1609, 1611, 1613, 1615, 1617, 1619,
+	1621, 1621, 1621, 1621, 1621, 1621, 1621, 1621, 1621, 1621, 1621, 1621, 1622, 1623, 1624, 1624,
+	1625, 1625, 1625, 1628, 1631, 1631, 1631, 1631, 1631, 1631, 1631, 1635, 1636, 1637, 1638, 1639,
+	1640, 1641, 1642, 1643, 1644, 1645, 1646, 1647, 1648, 1649, 1650, 1651, 1652, 1653, 1654, 1655,
+	1656, 1656, 1656, 1657, 1660, 1660, 1663, 1664, 1668, 1668, 1668, 1668, 1668, 1668, 1668, 1668,
+	1668, 1669, 1670, 1671, 1671, 1672, 1673, 1674, 1674, 1675, 1676, 1677, 1678, 1679, 1680, 1681,
+	1682, 1682, 1682, 1682, 1682, 1683, 1684, 1687, 1688, 1689, 1690, 1690, 1690, 1690, 1691, 1691,
+	1691, 1692, 1693, 1696, 1696, 1696, 1696, 1696, 1696, 1696, 1696, 1696, 1696, 1696, 1696, 1696,
+	1696, 1698, 1700, 1702, 1704, 1704, 1704, 1704, 1704, 1705, 1706, 1706, 1706, 1706, 1706, 1706,
+	1706, 1707, 1708, 1709, 1709, 1710, 1710, 1711, 1711, 1713, 1715, 1716, 1717, 1718, 1718, 1718,
+	1718, 1718, 1718, 1718, 1718, 1718, 1718, 1718, 1718, 1718, 1718, 1718, 1718, 1720, 1722, 1724,
+	1726, 1727, 1728, 1729, 1730, 1730, 1730, 1730, 1730, 1732, 1734, 1736, 1738, 1740, 1742, 1744,
+	1746, 1746, 1746, 1746, 1746, 1746, 1746, 1746, 1746, 1748, 1750, 1752, 1754, 1756, 1758, 1760,
+	1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762,
+	1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762,
+	1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762,
+	1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762,
+	1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1762, 1763,
+	1764, 1764, 1764, 1764, 1764, 1764, 1764, 1764, 1764, 1764, 1764, 1764, 1764, 1764, 1764, 1765,
+	1766, 1766, 1766, 1766, 1766, 1766, 1766, 1766, 1766, 1766, 1766, 1766, 1766, 1766, 1766, 1766,
+	1766, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767,
+	1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1767, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
+	1769, 1769, 1769, 1769, 1769, 1769, 1770, 1771, 1772, 1772, 1772, 1772, 1772, 1772, 1772, 1773,
+	1774, 1774, 1774, 1774, 1774, 1774, 1775, 1776, 1777, 1777, 1777, 1777, 1777, 1777, 1777, 1778,
+	1779, 1779, 1779, 1781, 1783, 1783, 1783, 1784, 1784, 1784, 1784, 1784, 1784, 1784, 1784, 1784,
+	1784, 1784, 1784, 1784, 1784, 1784, 1784, 1785, 1785, 1785, 1785, 1785, 1785, 1785, 1785, 1785,
+	1785, 1786, 1787, 1788, 1789, 1789, 1789, 1789, 1789, 1789, 1789, 1789, 1789, 1790, 1791, 1792,
+	1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793,
+	1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1794, 1795, 1796,
+	1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797,
+	1797, 1797, 1804, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806,
+	1806, 1806, 1806, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
+	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
+	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
+	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
+	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
+	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
+	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
+	1808, 1809, 1810, 1811, 1812, 1812, 1812, 1812, 1812, 1812, 1812, 1812, 1812, 1812, 1812, 1812,
+	1812, 1814, 1816, 1818, 1820, 1822, 1824, 1826, 1828, 1830, 1832, 1834, 1836, 1836, 1836, 1836,
+	1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836,
+	1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836,
+	1836, 1836, 1837, 1838, 1839, 1839, 1839, 1840, 1841, 1841, 1841, 1841, 1842, 1842, 1842, 1842,
+	1842, 1842, 1843, 1844, 1845, 1845, 1845, 1846, 1847, 1847, 1847, 1847, 1848, 1848, 1848, 1848,
+	1848, 1848, 1849, 1850, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851,
+	1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851,
+	1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851,
+	1851, 1852, 1852, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
+	1854}
 
 // hasModRM holds one bit per map and opcode.
 var hasModRM = [numMaps * 4]uint64{
 	0xf0f0f0f0f0f0f0f, 0xa0c00000000, 0xffff, 0xc0c00000ff0f00f3,
-	0xfff00200f, 0x30000000000ffff, 0xfffff8f8ffff0000, 0x800000000000008b,
-	0x0, 0x0, 0x7, 0x1363000000000000,
-	0x0, 0x0, 0x0, 0x1000000000000,
+	0xff0fffff200f, 0xf37fffffffffffff, 0xfffff8f8ffff0000, 0xffffffffffff00ff,
+	0xffbf0f3f70b10fff, 0x3, 0x7, 0x1f630000f900bf00,
+	0x700f0ff00, 0xf00000017, 0x0, 0x100008000d000,
+	0x30003000, 0x0, 0x88d144d144d14400, 0x0,
+	0x0, 0x0, 0x0, 0x0,
+	0xff0000ff0000, 0xf07fffffffff0cf6, 0x4000030f0000, 0x7fffffffffff0074,
+	0xffffff3f77c8ffff, 0x3041000570f0ae3, 0xfff3ffc0ffcf5000, 0xecfffffc0cb800,
+	0x30f000723f0ff77, 0xff00ff0ff0001f57, 0x0, 0x10000c000c000,
+	0x0, 0x0, 0x0, 0x0,
+	0x0, 0x0, 0x0, 0x0,
+	0x0, 0x0, 0x0, 0x0,
+	0x0, 0x0, 0x0, 0x100000000000000,
 	0x0, 0x0, 0x0, 0x0,
 	0x0, 0x0, 0x0, 0x0,
 	0x0, 0x0, 0x0, 0x0,
@@ -2385,16 +5504,7 @@ var hasModRM = [numMaps * 4]uint64{
 	0x0, 0x0, 0x0, 0x0,
 	0x0, 0x0, 0x0, 0x0,
 	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
+	0x0, 0x0, 0x40004cc0e0c0e0, 0xf0000000f00f,
+	0x40006, 0x0, 0xfff000f, 0xe08ce08ce,
+	0x50000, 0x0, 0x0, 0x0,
 }
