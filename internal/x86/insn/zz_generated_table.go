@@ -1309,6 +1309,386 @@ const (
 	OpSLWPCB
 	OpLWPINS
 	OpLWPVAL
+	OpVCVTQQ2PS
+	OpVCVTQQ2PD
+	OpVCVTTPS2UDQ
+	OpVCVTPS2UDQ
+	OpVCVTTPD2UDQ
+	OpVCVTPD2UDQ
+	OpVCVTTPS2UQQ
+	OpVCVTTPS2QQ
+	OpVCVTPS2UQQ
+	OpVCVTPS2QQ
+	OpVCVTTPD2UQQ
+	OpVCVTTPD2QQ
+	OpVCVTPD2UQQ
+	OpVCVTPD2QQ
+	OpVCVTTSS2USI
+	OpVCVTSS2USI
+	OpVCVTTSD2USI
+	OpVCVTSD2USI
+	OpVCVTUDQ2PD
+	OpVCVTUQQ2PD
+	OpVCVTUDQ2PS
+	OpVCVTUQQ2PS
+	OpVCVTUSI2SS
+	OpVCVTUSI2SD
+	OpVMOVDQA32
+	OpVMOVDQA64
+	OpVMOVDQU32
+	OpVMOVDQU64
+	OpVMOVDQU8
+	OpVMOVDQU16
+	OpVPANDD
+	OpVPANDND
+	OpVPORD
+	OpVPXORD
+	OpVPANDQ
+	OpVPANDNQ
+	OpVPORQ
+	OpVPXORQ
+	OpVPSRAQ
+	OpVPRORD
+	OpVPROLD
+	OpVPRORQ
+	OpVPROLQ
+	OpVPSRLVW
+	OpVPSRAVW
+	OpVPSLLVW
+	OpVPRORVD
+	OpVPROLVD
+	OpVPSRAVQ
+	OpVPRORVQ
+	OpVPROLVQ
+	OpVPMOVUSWB
+	OpVPMOVSWB
+	OpVPMOVWB
+	OpVPMOVUSDB
+	OpVPMOVSDB
+	OpVPMOVDB
+	OpVPMOVUSQB
+	OpVPMOVSQB
+	OpVPMOVQB
+	OpVPMOVUSDW
+	OpVPMOVSDW
+	OpVPMOVDW
+	OpVPMOVUSQW
+	OpVPMOVSQW
+	OpVPMOVQW
+	OpVPMOVUSQD
+	OpVPMOVSQD
+	OpVPMOVQD
+	OpVBROADCASTF32X2
+	OpVBROADCASTI32X2
+	OpVBROADCASTF32X4
+	OpVBROADCASTI32X4
+	OpVBROADCASTF64X2
+	OpVBROADCASTI64X2
+	OpVBROADCASTF32X8
+	OpVBROADCASTI32X8
+	OpVBROADCASTF64X4
+	OpVBROADCASTI64X4
+	OpVPBROADCASTMB2Q
+	OpVPBROADCASTMW2D
+	OpVPABSQ
+	OpVPTESTMB
+	OpVPTESTMW
+	OpVPTESTNMB
+	OpVPTESTNMW
+	OpVPTESTMD
+	OpVPTESTMQ
+	OpVPTESTNMD
+	OpVPTESTNMQ
+	OpVPMOVM2B
+	OpVPMOVM2W
+	OpVPMOVM2D
+	OpVPMOVM2Q
+	OpVPMOVB2M
+	OpVPMOVW2M
+	OpVPMOVD2M
+	OpVPMOVQ2M
+	OpVSCALEFPS
+	OpVSCALEFPD
+	OpVSCALEFSS
+	OpVSCALEFSD
+	OpVPMINSQ
+	OpVPMINUQ
+	OpVPMAXSQ
+	OpVPMAXUQ
+	OpVPMULLQ
+	OpVGETEXPPS
+	OpVGETEXPPD
+	OpVGETEXPSS
+	OpVGETEXPSD
+	OpVPLZCNTD
+	OpVPLZCNTQ
+	OpVPCONFLICTD
+	OpVPCONFLICTQ
+	OpVRCP14PS
+	OpVRCP14PD
+	OpVRSQRT14PS
+	OpVRSQRT14PD
+	OpVRCP14SS
+	OpVRCP14SD
+	OpVRSQRT14SS
+	OpVRSQRT14SD
+	OpVDPBF16PS
+	OpVCVTNE2PS2BF16
+	OpVP4DPWSSD
+	OpVP4DPWSSDS
+	OpV4FMADDPS
+	OpV4FNMADDPS
+	OpV4FMADDSS
+	OpV4FNMADDSS
+	OpVPOPCNTB
+	OpVPOPCNTW
+	OpVPOPCNTD
+	OpVPOPCNTQ
+	OpVPEXPANDB
+	OpVPEXPANDW
+	OpVPCOMPRESSB
+	OpVPCOMPRESSW
+	OpVEXPANDPS
+	OpVEXPANDPD
+	OpVPEXPANDD
+	OpVPEXPANDQ
+	OpVCOMPRESSPS
+	OpVCOMPRESSPD
+	OpVPCOMPRESSD
+	OpVPCOMPRESSQ
+	OpVPBLENDMD
+	OpVPBLENDMQ
+	OpVBLENDMPS
+	OpVBLENDMPD
+	OpVPBLENDMB
+	OpVPBLENDMW
+	OpVP2INTERSECTD
+	OpVP2INTERSECTQ
+	OpVPSHLDVW
+	OpVPSHRDVW
+	OpVPSHLDVD
+	OpVPSHLDVQ
+	OpVPSHRDVD
+	OpVPSHRDVQ
+	OpVPERMI2B
+	OpVPERMT2B
+	OpVPERMB
+	OpVPERMI2W
+	OpVPERMT2W
+	OpVPERMW
+	OpVPERMI2D
+	OpVPERMI2PS
+	OpVPERMT2D
+	OpVPERMT2PS
+	OpVPERMI2Q
+	OpVPERMI2PD
+	OpVPERMT2Q
+	OpVPERMT2PD
+	OpVPMULTISHIFTQB
+	OpVPSHUFBITQMB
+	OpVPSCATTERDD
+	OpVSCATTERDPS
+	OpVPSCATTERDQ
+	OpVSCATTERDPD
+	OpVPSCATTERQD
+	OpVSCATTERQPS
+	OpVPSCATTERQQ
+	OpVSCATTERQPD
+	OpVGATHERPF0DPS
+	OpVGATHERPF1DPS
+	OpVSCATTERPF0DPS
+	OpVSCATTERPF1DPS
+	OpVGATHERPF0DPD
+	OpVGATHERPF1DPD
+	OpVSCATTERPF0DPD
+	OpVSCATTERPF1DPD
+	OpVGATHERPF0QPS
+	OpVGATHERPF1QPS
+	OpVSCATTERPF0QPS
+	OpVSCATTERPF1QPS
+	OpVGATHERPF0QPD
+	OpVGATHERPF1QPD
+	OpVSCATTERPF0QPD
+	OpVSCATTERPF1QPD
+	OpVEXP2PS
+	OpVEXP2PD
+	OpVRCP28PS
+	OpVRCP28PD
+	OpVRSQRT28PS
+	OpVRSQRT28PD
+	OpVRCP28SS
+	OpVRCP28SD
+	OpVRSQRT28SS
+	OpVRSQRT28SD
+	OpVFMADDSUB132PH
+	OpVFMSUBADD132PH
+	OpVFMADD132PH
+	OpVFMSUB132PH
+	OpVFNMADD132PH
+	OpVFNMSUB132PH
+	OpVFMADD132SH
+	OpVFMSUB132SH
+	OpVFNMADD132SH
+	OpVFNMSUB132SH
+	OpVFMADDSUB213PH
+	OpVFMSUBADD213PH
+	OpVFMADD213PH
+	OpVFMSUB213PH
+	OpVFNMADD213PH
+	OpVFNMSUB213PH
+	OpVFMADD213SH
+	OpVFMSUB213SH
+	OpVFNMADD213SH
+	OpVFNMSUB213SH
+	OpVFMADDSUB231PH
+	OpVFMSUBADD231PH
+	OpVFMADD231PH
+	OpVFMSUB231PH
+	OpVFNMADD231PH
+	OpVFNMSUB231PH
+	OpVFMADD231SH
+	OpVFMSUB231SH
+	OpVFNMADD231SH
+	OpVFNMSUB231SH
+	OpVALIGND
+	OpVALIGNQ
+	OpVRNDSCALEPS
+	OpVRNDSCALEPD
+	OpVRNDSCALESS
+	OpVRNDSCALESD
+	OpVINSERTF32X4
+	OpVINSERTI32X4
+	OpVINSERTF64X2
+	OpVINSERTI64X2
+	OpVINSERTF32X8
+	OpVINSERTI32X8
+	OpVINSERTF64X4
+	OpVINSERTI64X4
+	OpVEXTRACTF32X4
+	OpVEXTRACTI32X4
+	OpVEXTRACTF64X2
+	OpVEXTRACTI64X2
+	OpVEXTRACTF32X8
+	OpVEXTRACTI32X8
+	OpVEXTRACTF64X4
+	OpVEXTRACTI64X4
+	OpVPCMPUD
+	OpVPCMPUQ
+	OpVPCMPD
+	OpVPCMPQ
+	OpVPCMPUB
+	OpVPCMPUW
+	OpVPCMPB
+	OpVPCMPW
+	OpVSHUFF32X4
+	OpVSHUFF64X2
+	OpVSHUFI32X4
+	OpVSHUFI64X2
+	OpVPTERNLOGD
+	OpVPTERNLOGQ
+	OpVGETMANTPS
+	OpVGETMANTPD
+	OpVGETMANTSS
+	OpVGETMANTSD
+	OpVDBPSADBW
+	OpVRANGEPS
+	OpVRANGEPD
+	OpVRANGESS
+	OpVRANGESD
+	OpVFIXUPIMMPS
+	OpVFIXUPIMMPD
+	OpVFIXUPIMMSS
+	OpVFIXUPIMMSD
+	OpVREDUCEPS
+	OpVREDUCEPD
+	OpVREDUCESS
+	OpVREDUCESD
+	OpVFPCLASSPS
+	OpVFPCLASSPD
+	OpVFPCLASSSS
+	OpVFPCLASSSD
+	OpVPSHLDW
+	OpVPSHRDW
+	OpVPSHLDD
+	OpVPSHLDQ
+	OpVPSHRDD
+	OpVPSHRDQ
+	OpVSQRTPH
+	OpVADDPH
+	OpVMULPH
+	OpVSUBPH
+	OpVDIVPH
+	OpVMINPH
+	OpVMAXPH
+	OpVSQRTSH
+	OpVADDSH
+	OpVMULSH
+	OpVSUBSH
+	OpVDIVSH
+	OpVMINSH
+	OpVMAXSH
+	OpVCMPPH
+	OpVCMPSH
+	OpVUCOMISH
+	OpVCOMISH
+	OpVCVTDQ2PH
+	OpVCVTUDQ2PH
+	OpVCVTPS2PHX
+	OpVCVTPD2PH
+	OpVCVTQQ2PH
+	OpVCVTUQQ2PH
+	OpVCVTPH2DQ
+	OpVCVTPH2UDQ
+	OpVCVTTPH2DQ
+	OpVCVTTPH2UDQ
+	OpVCVTPH2PSX
+	OpVCVTPH2PD
+	OpVCVTPH2QQ
+	OpVCVTPH2UQQ
+	OpVCVTTPH2QQ
+	OpVCVTTPH2UQQ
+	OpVCVTPH2UW
+	OpVCVTPH2W
+	OpVCVTUW2PH
+	OpVCVTW2PH
+	OpVCVTTPH2UW
+	OpVCVTTPH2W
+	OpVCVTSD2SH
+	OpVCVTSH2SD
+	OpVCVTSH2SS
+	OpVCVTSS2SH
+	OpVCVTSH2SI
+	OpVCVTSH2USI
+	OpVCVTTSH2SI
+	OpVCVTTSH2USI
+	OpVCVTSI2SH
+	OpVCVTUSI2SH
+	OpVFMADDCPH
+	OpVFCMADDCPH
+	OpVFMULCPH
+	OpVFCMULCPH
+	OpVFMADDCSH
+	OpVFCMADDCSH
+	OpVFMULCSH
+	OpVFCMULCSH
+	OpVFPCLASSPH
+	OpVFPCLASSSH
+	OpVGETEXPPH
+	OpVGETEXPSH
+	OpVRNDSCALEPH
+	OpVGETMANTPH
+	OpVREDUCEPH
+	OpVRNDSCALESH
+	OpVGETMANTSH
+	OpVREDUCESH
+	OpVMOVSH
+	OpVMOVW
+	OpVRCPPH
+	OpVRSQRTPH
+	OpVRCPSH
+	OpVRSQRTSH
+	OpVSCALEFPH
+	OpVSCALEFSH
 
 	// NumOps is the number of mnemonics and OpNone.
 	NumOps = iota
@@ -2620,6 +3000,386 @@ var opNames = [...]string{
 	"SLWPCB",
 	"LWPINS",
 	"LWPVAL",
+	"VCVTQQ2PS",
+	"VCVTQQ2PD",
+	"VCVTTPS2UDQ",
+	"VCVTPS2UDQ",
+	"VCVTTPD2UDQ",
+	"VCVTPD2UDQ",
+	"VCVTTPS2UQQ",
+	"VCVTTPS2QQ",
+	"VCVTPS2UQQ",
+	"VCVTPS2QQ",
+	"VCVTTPD2UQQ",
+	"VCVTTPD2QQ",
+	"VCVTPD2UQQ",
+	"VCVTPD2QQ",
+	"VCVTTSS2USI",
+	"VCVTSS2USI",
+	"VCVTTSD2USI",
+	"VCVTSD2USI",
+	"VCVTUDQ2PD",
+	"VCVTUQQ2PD",
+	"VCVTUDQ2PS",
+	"VCVTUQQ2PS",
+	"VCVTUSI2SS",
+	"VCVTUSI2SD",
+	"VMOVDQA32",
+	"VMOVDQA64",
+	"VMOVDQU32",
+	"VMOVDQU64",
+	"VMOVDQU8",
+	"VMOVDQU16",
+	"VPANDD",
+	"VPANDND",
+	"VPORD",
+	"VPXORD",
+	"VPANDQ",
+	"VPANDNQ",
+	"VPORQ",
+	"VPXORQ",
+	"VPSRAQ",
+	"VPRORD",
+	"VPROLD",
+	"VPRORQ",
+	"VPROLQ",
+	"VPSRLVW",
+	"VPSRAVW",
+	"VPSLLVW",
+	"VPRORVD",
+	"VPROLVD",
+	"VPSRAVQ",
+	"VPRORVQ",
+	"VPROLVQ",
+	"VPMOVUSWB",
+	"VPMOVSWB",
+	"VPMOVWB",
+	"VPMOVUSDB",
+	"VPMOVSDB",
+	"VPMOVDB",
+	"VPMOVUSQB",
+	"VPMOVSQB",
+	"VPMOVQB",
+	"VPMOVUSDW",
+	"VPMOVSDW",
+	"VPMOVDW",
+	"VPMOVUSQW",
+	"VPMOVSQW",
+	"VPMOVQW",
+	"VPMOVUSQD",
+	"VPMOVSQD",
+	"VPMOVQD",
+	"VBROADCASTF32X2",
+	"VBROADCASTI32X2",
+	"VBROADCASTF32X4",
+	"VBROADCASTI32X4",
+	"VBROADCASTF64X2",
+	"VBROADCASTI64X2",
+	"VBROADCASTF32X8",
+	"VBROADCASTI32X8",
+	"VBROADCASTF64X4",
+	"VBROADCASTI64X4",
+	"VPBROADCASTMB2Q",
+	"VPBROADCASTMW2D",
+	"VPABSQ",
+	"VPTESTMB",
+	"VPTESTMW",
+	"VPTESTNMB",
+	"VPTESTNMW",
+	"VPTESTMD",
+	"VPTESTMQ",
+	"VPTESTNMD",
+	"VPTESTNMQ",
+	"VPMOVM2B",
+	"VPMOVM2W",
+	"VPMOVM2D",
+	"VPMOVM2Q",
+	"VPMOVB2M",
+	"VPMOVW2M",
+	"VPMOVD2M",
+	"VPMOVQ2M",
+	"VSCALEFPS",
+	"VSCALEFPD",
+	"VSCALEFSS",
+	"VSCALEFSD",
+	"VPMINSQ",
+	"VPMINUQ",
+	"VPMAXSQ",
+	"VPMAXUQ",
+	"VPMULLQ",
+	"VGETEXPPS",
+	"VGETEXPPD",
+	"VGETEXPSS",
+	"VGETEXPSD",
+	"VPLZCNTD",
+	"VPLZCNTQ",
+	"VPCONFLICTD",
+	"VPCONFLICTQ",
+	"VRCP14PS",
+	"VRCP14PD",
+	"VRSQRT14PS",
+	"VRSQRT14PD",
+	"VRCP14SS",
+	"VRCP14SD",
+	"VRSQRT14SS",
+	"VRSQRT14SD",
+	"VDPBF16PS",
+	"VCVTNE2PS2BF16",
+	"VP4DPWSSD",
+	"VP4DPWSSDS",
+	"V4FMADDPS",
+	"V4FNMADDPS",
+	"V4FMADDSS",
+	"V4FNMADDSS",
+	"VPOPCNTB",
+	"VPOPCNTW",
+	"VPOPCNTD",
+	"VPOPCNTQ",
+	"VPEXPANDB",
+	"VPEXPANDW",
+	"VPCOMPRESSB",
+	"VPCOMPRESSW",
+	"VEXPANDPS",
+	"VEXPANDPD",
+	"VPEXPANDD",
+	"VPEXPANDQ",
+	"VCOMPRESSPS",
+	"VCOMPRESSPD",
+	"VPCOMPRESSD",
+	"VPCOMPRESSQ",
+	"VPBLENDMD",
+	"VPBLENDMQ",
+	"VBLENDMPS",
+	"VBLENDMPD",
+	"VPBLENDMB",
+	"VPBLENDMW",
+	"VP2INTERSECTD",
+	"VP2INTERSECTQ",
+	"VPSHLDVW",
+	"VPSHRDVW",
+	"VPSHLDVD",
+	"VPSHLDVQ",
+	"VPSHRDVD",
+	"VPSHRDVQ",
+	"VPERMI2B",
+	"VPERMT2B",
+	"VPERMB",
+	"VPERMI2W",
+	"VPERMT2W",
+	"VPERMW",
+	"VPERMI2D",
+	"VPERMI2PS",
+	"VPERMT2D",
+	"VPERMT2PS",
+	"VPERMI2Q",
+	"VPERMI2PD",
+	"VPERMT2Q",
+	"VPERMT2PD",
+	"VPMULTISHIFTQB",
+	"VPSHUFBITQMB",
+	"VPSCATTERDD",
+	"VSCATTERDPS",
+	"VPSCATTERDQ",
+	"VSCATTERDPD",
+	"VPSCATTERQD",
+	"VSCATTERQPS",
+	"VPSCATTERQQ",
+	"VSCATTERQPD",
+	"VGATHERPF0DPS",
+	"VGATHERPF1DPS",
+	"VSCATTERPF0DPS",
+	"VSCATTERPF1DPS",
+	"VGATHERPF0DPD",
+	"VGATHERPF1DPD",
+	"VSCATTERPF0DPD",
+	"VSCATTERPF1DPD",
+	"VGATHERPF0QPS",
+	"VGATHERPF1QPS",
+	"VSCATTERPF0QPS",
+	"VSCATTERPF1QPS",
+	"VGATHERPF0QPD",
+	"VGATHERPF1QPD",
+	"VSCATTERPF0QPD",
+	"VSCATTERPF1QPD",
+	"VEXP2PS",
+	"VEXP2PD",
+	"VRCP28PS",
+	"VRCP28PD",
+	"VRSQRT28PS",
+	"VRSQRT28PD",
+	"VRCP28SS",
+	"VRCP28SD",
+	"VRSQRT28SS",
+	"VRSQRT28SD",
+	"VFMADDSUB132PH",
+	"VFMSUBADD132PH",
+	"VFMADD132PH",
+	"VFMSUB132PH",
+	"VFNMADD132PH",
+	"VFNMSUB132PH",
+	"VFMADD132SH",
+	"VFMSUB132SH",
+	"VFNMADD132SH",
+	"VFNMSUB132SH",
+	"VFMADDSUB213PH",
+	"VFMSUBADD213PH",
+	"VFMADD213PH",
+	"VFMSUB213PH",
+	"VFNMADD213PH",
+	"VFNMSUB213PH",
+	"VFMADD213SH",
+	"VFMSUB213SH",
+	"VFNMADD213SH",
+	"VFNMSUB213SH",
+	"VFMADDSUB231PH",
+	"VFMSUBADD231PH",
+	"VFMADD231PH",
+	"VFMSUB231PH",
+	"VFNMADD231PH",
+	"VFNMSUB231PH",
+	"VFMADD231SH",
+	"VFMSUB231SH",
+	"VFNMADD231SH",
+	"VFNMSUB231SH",
+	"VALIGND",
+	"VALIGNQ",
+	"VRNDSCALEPS",
+	"VRNDSCALEPD",
+	"VRNDSCALESS",
+	"VRNDSCALESD",
+	"VINSERTF32X4",
+	"VINSERTI32X4",
+	"VINSERTF64X2",
+	"VINSERTI64X2",
+	"VINSERTF32X8",
+	"VINSERTI32X8",
+	"VINSERTF64X4",
+	"VINSERTI64X4",
+	"VEXTRACTF32X4",
+	"VEXTRACTI32X4",
+	"VEXTRACTF64X2",
+	"VEXTRACTI64X2",
+	"VEXTRACTF32X8",
+	"VEXTRACTI32X8",
+	"VEXTRACTF64X4",
+	"VEXTRACTI64X4",
+	"VPCMPUD",
+	"VPCMPUQ",
+	"VPCMPD",
+	"VPCMPQ",
+	"VPCMPUB",
+	"VPCMPUW",
+	"VPCMPB",
+	"VPCMPW",
+	"VSHUFF32X4",
+	"VSHUFF64X2",
+	"VSHUFI32X4",
+	"VSHUFI64X2",
+	"VPTERNLOGD",
+	"VPTERNLOGQ",
+	"VGETMANTPS",
+	"VGETMANTPD",
+	"VGETMANTSS",
+	"VGETMANTSD",
+	"VDBPSADBW",
+	"VRANGEPS",
+	"VRANGEPD",
+	"VRANGESS",
+	"VRANGESD",
+	"VFIXUPIMMPS",
+	"VFIXUPIMMPD",
+	"VFIXUPIMMSS",
+	"VFIXUPIMMSD",
+	"VREDUCEPS",
+	"VREDUCEPD",
+	"VREDUCESS",
+	"VREDUCESD",
+	"VFPCLASSPS",
+	"VFPCLASSPD",
+	"VFPCLASSSS",
+	"VFPCLASSSD",
+	"VPSHLDW",
+	"VPSHRDW",
+	"VPSHLDD",
+	"VPSHLDQ",
+	"VPSHRDD",
+	"VPSHRDQ",
+	"VSQRTPH",
+	"VADDPH",
+	"VMULPH",
+	"VSUBPH",
+	"VDIVPH",
+	"VMINPH",
+	"VMAXPH",
+	"VSQRTSH",
+	"VADDSH",
+	"VMULSH",
+	"VSUBSH",
+	"VDIVSH",
+	"VMINSH",
+	"VMAXSH",
+	"VCMPPH",
+	"VCMPSH",
+	"VUCOMISH",
+	"VCOMISH",
+	"VCVTDQ2PH",
+	"VCVTUDQ2PH",
+	"VCVTPS2PHX",
+	"VCVTPD2PH",
+	"VCVTQQ2PH",
+	"VCVTUQQ2PH",
+	"VCVTPH2DQ",
+	"VCVTPH2UDQ",
+	"VCVTTPH2DQ",
+	"VCVTTPH2UDQ",
+	"VCVTPH2PSX",
+	"VCVTPH2PD",
+	"VCVTPH2QQ",
+	"VCVTPH2UQQ",
+	"VCVTTPH2QQ",
+	"VCVTTPH2UQQ",
+	"VCVTPH2UW",
+	"VCVTPH2W",
+	"VCVTUW2PH",
+	"VCVTW2PH",
+	"VCVTTPH2UW",
+	"VCVTTPH2W",
+	"VCVTSD2SH",
+	"VCVTSH2SD",
+	"VCVTSH2SS",
+	"VCVTSS2SH",
+	"VCVTSH2SI",
+	"VCVTSH2USI",
+	"VCVTTSH2SI",
+	"VCVTTSH2USI",
+	"VCVTSI2SH",
+	"VCVTUSI2SH",
+	"VFMADDCPH",
+	"VFCMADDCPH",
+	"VFMULCPH",
+	"VFCMULCPH",
+	"VFMADDCSH",
+	"VFCMADDCSH",
+	"VFMULCSH",
+	"VFCMULCSH",
+	"VFPCLASSPH",
+	"VFPCLASSSH",
+	"VGETEXPPH",
+	"VGETEXPSH",
+	"VRNDSCALEPH",
+	"VGETMANTPH",
+	"VREDUCEPH",
+	"VRNDSCALESH",
+	"VGETMANTSH",
+	"VREDUCESH",
+	"VMOVSH",
+	"VMOVW",
+	"VRCPPH",
+	"VRSQRTPH",
+	"VRCPSH",
+	"VRSQRTSH",
+	"VSCALEFPH",
+	"VSCALEFSH",
 }
 
 // CPUID features.
@@ -2735,6 +3495,20 @@ const (
 	FeatureXOP
 	FeatureTBM
 	FeatureLWP
+	FeatureAVX512CD
+	FeatureAVX512_VNNI
+	FeatureAVX512_BF16
+	FeatureAVX512_4VNNIW
+	FeatureAVX512_4FMAPS
+	FeatureAVX512_BITALG
+	FeatureAVX512_VPOPCNTDQ
+	FeatureAVX512_VBMI2
+	FeatureAVX512_VP2INTERSECT
+	FeatureAVX512_VBMI
+	FeatureAVX512_IFMA
+	FeatureAVX512PF
+	FeatureAVX512ER
+	FeatureAVX512_FP16
 )
 
 var featureNames = [...]string{
@@ -2849,6 +3623,20 @@ var featureNames = [...]string{
 	"XOP",
 	"TBM",
 	"LWP",
+	"AVX512CD",
+	"AVX512_VNNI",
+	"AVX512_BF16",
+	"AVX512_4VNNIW",
+	"AVX512_4FMAPS",
+	"AVX512_BITALG",
+	"AVX512_VPOPCNTDQ",
+	"AVX512_VBMI2",
+	"AVX512_VP2INTERSECT",
+	"AVX512_VBMI",
+	"AVX512_IFMA",
+	"AVX512PF",
+	"AVX512ER",
+	"AVX512_FP16",
 }
 
 // Bits of a match word.
@@ -4738,6 +5526,723 @@ var encodings = [...]Encoding{
 	{Op: OpSLWPCB, Form: "SLWPCB ry", Opcode: "XOP.LZ.NP.09 12 /1", Class: Sensitive, Feature: FeatureLWP, nargs: 1, args: [4]argSpec{{posRM, ArgGPR, szY, szNone, 0, false}}, opmap: 22, opcode: 0x12},
 	{Op: OpLWPINS, Form: "LWPINS ry, r/m32, imm32", Opcode: "XOP.LZ.NP.0A 12 /0 id", Class: Sensitive, Feature: FeatureLWP, FlagsWritten: 0x1, nargs: 3, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}, {posImm, ArgImm, sz32, szNone, 0, false}}, imm1: immD, attr: attrVvvv, opmap: 23, opcode: 0x12},
 	{Op: OpLWPVAL, Form: "LWPVAL ry, r/m32, imm32", Opcode: "XOP.LZ.NP.0A 12 /1 id", Class: Sensitive, Feature: FeatureLWP, FlagsWritten: 0x1, nargs: 3, args: [4]argSpec{{posVvvv, ArgGPR, szY, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}, {posImm, ArgImm, sz32, szNone, 0, false}}, imm1: immD, attr: attrVvvv, opmap: 23, opcode: 0x12},
+	{Op: OpVMOVUPS, Form: "VMOVUPS vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.NP.0F.W0 10 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero, opmap: 14, opcode: 0x10},
+	{Op: OpVMOVAPS, Form: "VMOVAPS vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.NP.0F.W0 28 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero, opmap: 14, opcode: 0x28},
+	{Op: OpVMOVUPS, Form: "VMOVUPS vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.NP.0F.W0 11 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero, opmap: 14, opcode: 0x11},
+	{Op: OpVMOVAPS, Form: "VMOVAPS vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.NP.0F.W0 29 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero, opmap: 14, opcode: 0x29},
+	{Op: OpVMOVUPD, Form: "VMOVUPD vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F.W1 10 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x10},
+	{Op: OpVMOVAPD, Form: "VMOVAPD vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F.W1 28 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x28},
+	{Op: OpVMOVUPD, Form: "VMOVUPD vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.66.0F.W1 11 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x11},
+	{Op: OpVMOVAPD, Form: "VMOVAPD vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.66.0F.W1 29 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x29},
+	{Op: OpVMOVSS, Form: "VMOVSS xmm{k}{z}, xmm, xmm", Opcode: "EVEX.LIG.F3.0F.W0 10 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x10},
+	{Op: OpVMOVSD, Form: "VMOVSD xmm{k}{z}, xmm, xmm", Opcode: "EVEX.LIG.F2.0F.W1 10 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x10},
+	{Op: OpVMOVSS, Form: "VMOVSS xmm{k}{z}, m32", Opcode: "EVEX.LIG.F3.0F.W0 10 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrLIG | attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x10},
+	{Op: OpVMOVSD, Form: "VMOVSD xmm{k}{z}, m64", Opcode: "EVEX.LIG.F2.0F.W1 10 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrLIG | attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x10},
+	{Op: OpVMOVSS, Form: "VMOVSS xmm{k}{z}, xmm, xmm", Opcode: "EVEX.LIG.F3.0F.W0 11 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x11},
+	{Op: OpVMOVSD, Form: "VMOVSD xmm{k}{z}, xmm, xmm", Opcode: "EVEX.LIG.F2.0F.W1 11 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x11},
+	{Op: OpVMOVSS, Form: "VMOVSS m32{k}, xmm", Opcode: "EVEX.LIG.F3.0F.W0 11 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrMask | attrPPRep, opmap: 14, opcode: 0x11},
+	{Op: OpVMOVSD, Form: "VMOVSD m64{k}, xmm", Opcode: "EVEX.LIG.F2.0F.W1 11 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrMask | attrPPRep, opmap: 14, opcode: 0x11},
+	{Op: OpVMOVHLPS, Form: "VMOVHLPS xmm, xmm, xmm", Opcode: "EVEX.128.NP.0F.W0 12 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 14, opcode: 0x12},
+	{Op: OpVMOVLHPS, Form: "VMOVLHPS xmm, xmm, xmm", Opcode: "EVEX.128.NP.0F.W0 16 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrVvvv, opmap: 14, opcode: 0x16},
+	{Op: OpVMOVLPS, Form: "VMOVLPS xmm, xmm, m64", Opcode: "EVEX.128.NP.0F.W0 12 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrVvvv, opmap: 14, opcode: 0x12},
+	{Op: OpVMOVHPS, Form: "VMOVHPS xmm, xmm, m64", Opcode: "EVEX.128.NP.0F.W0 16 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrVvvv, opmap: 14, opcode: 0x16},
+	{Op: OpVMOVLPS, Form: "VMOVLPS m64, xmm", Opcode: "EVEX.128.NP.0F.W0 13 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, opmap: 14, opcode: 0x13},
+	{Op: OpVMOVHPS, Form: "VMOVHPS m64, xmm", Opcode: "EVEX.128.NP.0F.W0 17 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, opmap: 14, opcode: 0x17},
+	{Op: OpVMOVLPD, Form: "VMOVLPD xmm, xmm, m64", Opcode: "EVEX.128.66.0F.W1 12 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrVvvv | attrPP66, opmap: 14, opcode: 0x12},
+	{Op: OpVMOVHPD, Form: "VMOVHPD xmm, xmm, m64", Opcode: "EVEX.128.66.0F.W1 16 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrVvvv | attrPP66, opmap: 14, opcode: 0x16},
+	{Op: OpVMOVLPD, Form: "VMOVLPD m64, xmm", Opcode: "EVEX.128.66.0F.W1 13 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 14, opcode: 0x13},
+	{Op: OpVMOVHPD, Form: "VMOVHPD m64, xmm", Opcode: "EVEX.128.66.0F.W1 17 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 14, opcode: 0x17},
+	{Op: OpVMOVSLDUP, Form: "VMOVSLDUP vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.F3.0F.W0 12 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x12},
+	{Op: OpVMOVSHDUP, Form: "VMOVSHDUP vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.F3.0F.W0 16 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x16},
+	{Op: OpVMOVDDUP, Form: "VMOVDDUP vmm{k}{z}, vmm/mdup", Opcode: "EVEX.{128,256,512}.F2.0F.W1 12 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szDup, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x12},
+	{Op: OpVUNPCKLPS, Form: "VUNPCKLPS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.NP.0F.W0 14 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero, opmap: 14, opcode: 0x14},
+	{Op: OpVUNPCKHPS, Form: "VUNPCKHPS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.NP.0F.W0 15 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero, opmap: 14, opcode: 0x15},
+	{Op: OpVUNPCKLPD, Form: "VUNPCKLPD vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 14 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x14},
+	{Op: OpVUNPCKHPD, Form: "VUNPCKHPD vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 15 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x15},
+	{Op: OpVCVTSI2SS, Form: "VCVTSI2SS xmm, xmm, r/my{er}", Opcode: "EVEX.LIG.F3.0F 2A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrER | attrLIG | attrVvvv | attrPPRep, opmap: 14, opcode: 0x2a},
+	{Op: OpVCVTSI2SD, Form: "VCVTSI2SD xmm, xmm, r/m32", Opcode: "EVEX.LIG.F2.0F.W0 2A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 14, opcode: 0x2a},
+	{Op: OpVCVTSI2SD, Form: "VCVTSI2SD xmm, xmm, r/m64{er}", Opcode: "EVEX.LIG.F2.0F.W1 2A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz64, sz64, 0, false}}, attr: attrER | attrLIG | attrVvvv | attrPPRep, opmap: 14, opcode: 0x2a},
+	{Op: OpVMOVNTPS, Form: "VMOVNTPS mvl, vmm", Opcode: "EVEX.{128,256,512}.NP.0F.W0 2B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, opmap: 14, opcode: 0x2b},
+	{Op: OpVMOVNTPD, Form: "VMOVNTPD mvl, vmm", Opcode: "EVEX.{128,256,512}.66.0F.W1 2B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrPP66, opmap: 14, opcode: 0x2b},
+	{Op: OpVCVTTSS2SI, Form: "VCVTTSS2SI ry, xmm/m32{sae}", Opcode: "EVEX.LIG.F3.0F 2C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrSAE | attrPPRep, opmap: 14, opcode: 0x2c},
+	{Op: OpVCVTSS2SI, Form: "VCVTSS2SI ry, xmm/m32{er}", Opcode: "EVEX.LIG.F3.0F 2D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrPPRep, opmap: 14, opcode: 0x2d},
+	{Op: OpVCVTTSD2SI, Form: "VCVTTSD2SI ry, xmm/m64{sae}", Opcode: "EVEX.LIG.F2.0F 2C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrSAE | attrPPRep, opmap: 14, opcode: 0x2c},
+	{Op: OpVCVTSD2SI, Form: "VCVTSD2SI ry, xmm/m64{er}", Opcode: "EVEX.LIG.F2.0F 2D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrPPRep, opmap: 14, opcode: 0x2d},
+	{Op: OpVUCOMISS, Form: "VUCOMISS xmm, xmm/m32{sae}", Opcode: "EVEX.LIG.NP.0F.W0 2E /r", Group: GroupEVEX, Feature: FeatureAVX512F, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrSAE, opmap: 14, opcode: 0x2e},
+	{Op: OpVCOMISS, Form: "VCOMISS xmm, xmm/m32{sae}", Opcode: "EVEX.LIG.NP.0F.W0 2F /r", Group: GroupEVEX, Feature: FeatureAVX512F, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrSAE, opmap: 14, opcode: 0x2f},
+	{Op: OpVUCOMISD, Form: "VUCOMISD xmm, xmm/m64{sae}", Opcode: "EVEX.LIG.66.0F.W1 2E /r", Group: GroupEVEX, Feature: FeatureAVX512F, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrSAE | attrPP66, opmap: 14, opcode: 0x2e},
+	{Op: OpVCOMISD, Form: "VCOMISD xmm, xmm/m64{sae}", Opcode: "EVEX.LIG.66.0F.W1 2F /r", Group: GroupEVEX, Feature: FeatureAVX512F, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrSAE | attrPP66, opmap: 14, opcode: 0x2f},
+	{Op: OpVSQRTPS, Form: "VSQRTPS vmm{k}{z}, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.NP.0F.W0 51 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrZero, opmap: 14, opcode: 0x51},
+	{Op: OpVSQRTPD, Form: "VSQRTPD vmm{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F.W1 51 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x51},
+	{Op: OpVANDPS, Form: "VANDPS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.NP.0F.W0 54 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero, opmap: 14, opcode: 0x54},
+	{Op: OpVANDNPS, Form: "VANDNPS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.NP.0F.W0 55 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero, opmap: 14, opcode: 0x55},
+	{Op: OpVORPS, Form: "VORPS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.NP.0F.W0 56 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero, opmap: 14, opcode: 0x56},
+	{Op: OpVXORPS, Form: "VXORPS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.NP.0F.W0 57 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero, opmap: 14, opcode: 0x57},
+	{Op: OpVANDPD, Form: "VANDPD vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 54 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x54},
+	{Op: OpVANDNPD, Form: "VANDNPD vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 55 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x55},
+	{Op: OpVORPD, Form: "VORPD vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 56 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x56},
+	{Op: OpVXORPD, Form: "VXORPD vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 57 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x57},
+	{Op: OpVADDPS, Form: "VADDPS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.NP.0F.W0 58 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero, opmap: 14, opcode: 0x58},
+	{Op: OpVMULPS, Form: "VMULPS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.NP.0F.W0 59 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero, opmap: 14, opcode: 0x59},
+	{Op: OpVSUBPS, Form: "VSUBPS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.NP.0F.W0 5C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero, opmap: 14, opcode: 0x5c},
+	{Op: OpVDIVPS, Form: "VDIVPS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.NP.0F.W0 5E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero, opmap: 14, opcode: 0x5e},
+	{Op: OpVADDPD, Form: "VADDPD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F.W1 58 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x58},
+	{Op: OpVMULPD, Form: "VMULPD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F.W1 59 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x59},
+	{Op: OpVSUBPD, Form: "VSUBPD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F.W1 5C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x5c},
+	{Op: OpVDIVPD, Form: "VDIVPD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F.W1 5E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x5e},
+	{Op: OpVMINPS, Form: "VMINPS vmm{k}{z}, vmm, vmm/mvl/m32bcst{sae}", Opcode: "EVEX.{128,256,512}.NP.0F.W0 5D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrSAE | attrVvvv | attrZero, opmap: 14, opcode: 0x5d},
+	{Op: OpVMAXPS, Form: "VMAXPS vmm{k}{z}, vmm, vmm/mvl/m32bcst{sae}", Opcode: "EVEX.{128,256,512}.NP.0F.W0 5F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrSAE | attrVvvv | attrZero, opmap: 14, opcode: 0x5f},
+	{Op: OpVMINPD, Form: "VMINPD vmm{k}{z}, vmm, vmm/mvl/m64bcst{sae}", Opcode: "EVEX.{128,256,512}.66.0F.W1 5D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x5d},
+	{Op: OpVMAXPD, Form: "VMAXPD vmm{k}{z}, vmm, vmm/mvl/m64bcst{sae}", Opcode: "EVEX.{128,256,512}.66.0F.W1 5F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x5f},
+	{Op: OpVSQRTSS, Form: "VSQRTSS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.F3.0F.W0 51 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x51},
+	{Op: OpVADDSS, Form: "VADDSS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.F3.0F.W0 58 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x58},
+	{Op: OpVMULSS, Form: "VMULSS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.F3.0F.W0 59 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x59},
+	{Op: OpVSUBSS, Form: "VSUBSS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.F3.0F.W0 5C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x5c},
+	{Op: OpVDIVSS, Form: "VDIVSS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.F3.0F.W0 5E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x5e},
+	{Op: OpVSQRTSD, Form: "VSQRTSD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.F2.0F.W1 51 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x51},
+	{Op: OpVADDSD, Form: "VADDSD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.F2.0F.W1 58 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x58},
+	{Op: OpVMULSD, Form: "VMULSD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.F2.0F.W1 59 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x59},
+	{Op: OpVSUBSD, Form: "VSUBSD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.F2.0F.W1 5C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x5c},
+	{Op: OpVDIVSD, Form: "VDIVSD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.F2.0F.W1 5E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x5e},
+	{Op: OpVMINSS, Form: "VMINSS xmm{k}{z}, xmm, xmm/m32{sae}", Opcode: "EVEX.LIG.F3.0F.W0 5D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x5d},
+	{Op: OpVMAXSS, Form: "VMAXSS xmm{k}{z}, xmm, xmm/m32{sae}", Opcode: "EVEX.LIG.F3.0F.W0 5F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x5f},
+	{Op: OpVMINSD, Form: "VMINSD xmm{k}{z}, xmm, xmm/m64{sae}", Opcode: "EVEX.LIG.F2.0F.W1 5D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x5d},
+	{Op: OpVMAXSD, Form: "VMAXSD xmm{k}{z}, xmm, xmm/m64{sae}", Opcode: "EVEX.LIG.F2.0F.W1 5F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x5f},
+	{Op: OpVCVTPS2PD, Form: "VCVTPS2PD vmm{k}{z}, vmm2/mvl2/m32bcst{sae}", Opcode: "EVEX.{128,256,512}.NP.0F.W0 5A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst32 | attrMask | attrSAE | attrZero, opmap: 14, opcode: 0x5a},
+	{Op: OpVCVTPD2PS, Form: "VCVTPD2PS vmm2{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F.W1 5A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x5a},
+	{Op: OpVCVTSS2SD, Form: "VCVTSS2SD xmm{k}{z}, xmm, xmm/m32{sae}", Opcode: "EVEX.LIG.F3.0F.W0 5A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x5a},
+	{Op: OpVCVTSD2SS, Form: "VCVTSD2SS xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.F2.0F.W1 5A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 14, opcode: 0x5a},
+	{Op: OpVCVTDQ2PS, Form: "VCVTDQ2PS vmm{k}{z}, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.NP.0F.W0 5B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrZero, opmap: 14, opcode: 0x5b},
+	{Op: OpVCVTPS2DQ, Form: "VCVTPS2DQ vmm{k}{z}, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F.W0 5B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x5b},
+	{Op: OpVCVTTPS2DQ, Form: "VCVTTPS2DQ vmm{k}{z}, vmm/mvl/m32bcst{sae}", Opcode: "EVEX.{128,256,512}.F3.0F.W0 5B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrSAE | attrZero | attrPPRep, opmap: 14, opcode: 0x5b},
+	{Op: OpVCVTQQ2PS, Form: "VCVTQQ2PS vmm2{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.NP.0F.W1 5B /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero, opmap: 14, opcode: 0x5b},
+	{Op: OpVCVTTPD2DQ, Form: "VCVTTPD2DQ vmm2{k}{z}, vmm/mvl/m64bcst{sae}", Opcode: "EVEX.{128,256,512}.66.0F.W1 E6 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrSAE | attrZero | attrPP66, opmap: 14, opcode: 0xe6},
+	{Op: OpVCVTPD2DQ, Form: "VCVTPD2DQ vmm2{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.F2.0F.W1 E6 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0xe6},
+	{Op: OpVCVTDQ2PD, Form: "VCVTDQ2PD vmm{k}{z}, vmm2/mvl2/m32bcst", Opcode: "EVEX.{128,256,512}.F3.0F.W0 E6 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst32 | attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0xe6},
+	{Op: OpVCVTQQ2PD, Form: "VCVTQQ2PD vmm{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.F3.0F.W1 E6 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0xe6},
+	{Op: OpVCVTTPS2UDQ, Form: "VCVTTPS2UDQ vmm{k}{z}, vmm/mvl/m32bcst{sae}", Opcode: "EVEX.{128,256,512}.NP.0F.W0 78 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrSAE | attrZero, opmap: 14, opcode: 0x78},
+	{Op: OpVCVTPS2UDQ, Form: "VCVTPS2UDQ vmm{k}{z}, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.NP.0F.W0 79 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrZero, opmap: 14, opcode: 0x79},
+	{Op: OpVCVTTPD2UDQ, Form: "VCVTTPD2UDQ vmm2{k}{z}, vmm/mvl/m64bcst{sae}", Opcode: "EVEX.{128,256,512}.NP.0F.W1 78 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrSAE | attrZero, opmap: 14, opcode: 0x78},
+	{Op: OpVCVTPD2UDQ, Form: "VCVTPD2UDQ vmm2{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.NP.0F.W1 79 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero, opmap: 14, opcode: 0x79},
+	{Op: OpVCVTTPS2UQQ, Form: "VCVTTPS2UQQ vmm{k}{z}, vmm2/mvl2/m32bcst{sae}", Opcode: "EVEX.{128,256,512}.66.0F.W0 78 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst32 | attrMask | attrSAE | attrZero | attrPP66, opmap: 14, opcode: 0x78},
+	{Op: OpVCVTTPS2QQ, Form: "VCVTTPS2QQ vmm{k}{z}, vmm2/mvl2/m32bcst{sae}", Opcode: "EVEX.{128,256,512}.66.0F.W0 7A /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst32 | attrMask | attrSAE | attrZero | attrPP66, opmap: 14, opcode: 0x7a},
+	{Op: OpVCVTPS2UQQ, Form: "VCVTPS2UQQ vmm{k}{z}, vmm2/mvl2/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F.W0 79 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x79},
+	{Op: OpVCVTPS2QQ, Form: "VCVTPS2QQ vmm{k}{z}, vmm2/mvl2/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F.W0 7B /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x7b},
+	{Op: OpVCVTTPD2UQQ, Form: "VCVTTPD2UQQ vmm{k}{z}, vmm/mvl/m64bcst{sae}", Opcode: "EVEX.{128,256,512}.66.0F.W1 78 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrSAE | attrZero | attrPP66, opmap: 14, opcode: 0x78},
+	{Op: OpVCVTTPD2QQ, Form: "VCVTTPD2QQ vmm{k}{z}, vmm/mvl/m64bcst{sae}", Opcode: "EVEX.{128,256,512}.66.0F.W1 7A /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrSAE | attrZero | attrPP66, opmap: 14, opcode: 0x7a},
+	{Op: OpVCVTPD2UQQ, Form: "VCVTPD2UQQ vmm{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F.W1 79 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x79},
+	{Op: OpVCVTPD2QQ, Form: "VCVTPD2QQ vmm{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F.W1 7B /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x7b},
+	{Op: OpVCVTTSS2USI, Form: "VCVTTSS2USI ry, xmm/m32{sae}", Opcode: "EVEX.LIG.F3.0F 78 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrSAE | attrPPRep, opmap: 14, opcode: 0x78},
+	{Op: OpVCVTSS2USI, Form: "VCVTSS2USI ry, xmm/m32{er}", Opcode: "EVEX.LIG.F3.0F 79 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrPPRep, opmap: 14, opcode: 0x79},
+	{Op: OpVCVTTSD2USI, Form: "VCVTTSD2USI ry, xmm/m64{sae}", Opcode: "EVEX.LIG.F2.0F 78 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrSAE | attrPPRep, opmap: 14, opcode: 0x78},
+	{Op: OpVCVTSD2USI, Form: "VCVTSD2USI ry, xmm/m64{er}", Opcode: "EVEX.LIG.F2.0F 79 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrPPRep, opmap: 14, opcode: 0x79},
+	{Op: OpVCVTUDQ2PD, Form: "VCVTUDQ2PD vmm{k}{z}, vmm2/mvl2/m32bcst", Opcode: "EVEX.{128,256,512}.F3.0F.W0 7A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst32 | attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x7a},
+	{Op: OpVCVTUQQ2PD, Form: "VCVTUQQ2PD vmm{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.F3.0F.W1 7A /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x7a},
+	{Op: OpVCVTUDQ2PS, Form: "VCVTUDQ2PS vmm{k}{z}, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.F2.0F.W0 7A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x7a},
+	{Op: OpVCVTUQQ2PS, Form: "VCVTUQQ2PS vmm2{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.F2.0F.W1 7A /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x7a},
+	{Op: OpVCVTUSI2SS, Form: "VCVTUSI2SS xmm, xmm, r/my{er}", Opcode: "EVEX.LIG.F3.0F 7B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrER | attrLIG | attrVvvv | attrPPRep, opmap: 14, opcode: 0x7b},
+	{Op: OpVCVTUSI2SD, Form: "VCVTUSI2SD xmm, xmm, r/m32", Opcode: "EVEX.LIG.F2.0F.W0 7B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}}, attr: attrLIG | attrVvvv | attrPPRep, opmap: 14, opcode: 0x7b},
+	{Op: OpVCVTUSI2SD, Form: "VCVTUSI2SD xmm, xmm, r/m64{er}", Opcode: "EVEX.LIG.F2.0F.W1 7B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz64, sz64, 0, false}}, attr: attrER | attrLIG | attrVvvv | attrPPRep, opmap: 14, opcode: 0x7b},
+	{Op: OpVCMPPS, Form: "VCMPPS k{k}, vmm, vmm/mvl/m32bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.NP.0F.W0 C2 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrSAE | attrVvvv, opmap: 14, opcode: 0xc2},
+	{Op: OpVCMPPD, Form: "VCMPPD k{k}, vmm, vmm/mvl/m64bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W1 C2 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrSAE | attrVvvv | attrPP66, opmap: 14, opcode: 0xc2},
+	{Op: OpVCMPSS, Form: "VCMPSS k{k}, xmm, xmm/m32{sae}, imm8", Opcode: "EVEX.LIG.F3.0F.W0 C2 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrPPRep, opmap: 14, opcode: 0xc2},
+	{Op: OpVCMPSD, Form: "VCMPSD k{k}, xmm, xmm/m64{sae}, imm8", Opcode: "EVEX.LIG.F2.0F.W1 C2 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrPPRep, opmap: 14, opcode: 0xc2},
+	{Op: OpVSHUFPS, Form: "VSHUFPS vmm{k}{z}, vmm, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.NP.0F.W0 C6 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero, opmap: 14, opcode: 0xc6},
+	{Op: OpVSHUFPD, Form: "VSHUFPD vmm{k}{z}, vmm, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W1 C6 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xc6},
+	{Op: OpVMOVD, Form: "VMOVD xmm, r/m32", Opcode: "EVEX.128.66.0F.W0 6E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}}, attr: attrPP66, opmap: 14, opcode: 0x6e},
+	{Op: OpVMOVQ, Form: "VMOVQ xmm, r/m64", Opcode: "EVEX.128.66.0F.W1 6E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz64, sz64, 0, false}}, attr: attrPP66, opmap: 14, opcode: 0x6e},
+	{Op: OpVMOVD, Form: "VMOVD r/m32, xmm", Opcode: "EVEX.128.66.0F.W0 7E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgGPR, sz32, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 14, opcode: 0x7e},
+	{Op: OpVMOVQ, Form: "VMOVQ r/m64, xmm", Opcode: "EVEX.128.66.0F.W1 7E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgGPR, sz64, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 14, opcode: 0x7e},
+	{Op: OpVMOVQ, Form: "VMOVQ xmm, xmm/m64", Opcode: "EVEX.128.F3.0F.W1 7E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrPPRep, opmap: 14, opcode: 0x7e},
+	{Op: OpVMOVQ, Form: "VMOVQ xmm/m64, xmm", Opcode: "EVEX.128.66.0F.W1 D6 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, sz128, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 14, opcode: 0xd6},
+	{Op: OpVMOVDQA32, Form: "VMOVDQA32 vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F.W0 6F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x6f},
+	{Op: OpVMOVDQA64, Form: "VMOVDQA64 vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F.W1 6F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x6f},
+	{Op: OpVMOVDQU32, Form: "VMOVDQU32 vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.F3.0F.W0 6F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x6f},
+	{Op: OpVMOVDQU64, Form: "VMOVDQU64 vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.F3.0F.W1 6F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x6f},
+	{Op: OpVMOVDQA32, Form: "VMOVDQA32 vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.66.0F.W0 7F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x7f},
+	{Op: OpVMOVDQA64, Form: "VMOVDQA64 vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.66.0F.W1 7F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x7f},
+	{Op: OpVMOVDQU32, Form: "VMOVDQU32 vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F.W0 7F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x7f},
+	{Op: OpVMOVDQU64, Form: "VMOVDQU64 vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F.W1 7F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x7f},
+	{Op: OpVMOVDQU8, Form: "VMOVDQU8 vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.F2.0F.W0 6F /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x6f},
+	{Op: OpVMOVDQU16, Form: "VMOVDQU16 vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.F2.0F.W1 6F /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x6f},
+	{Op: OpVMOVDQU8, Form: "VMOVDQU8 vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F2.0F.W0 7F /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x7f},
+	{Op: OpVMOVDQU16, Form: "VMOVDQU16 vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F2.0F.W1 7F /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x7f},
+	{Op: OpVMOVNTDQ, Form: "VMOVNTDQ mvl, vmm", Opcode: "EVEX.{128,256,512}.66.0F.W0 E7 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrPP66, opmap: 14, opcode: 0xe7},
+	{Op: OpVPINSRW, Form: "VPINSRW xmm, xmm, r32/m16, imm8", Opcode: "EVEX.128.66.0F C4 /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz16, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 14, opcode: 0xc4},
+	{Op: OpVPEXTRW, Form: "VPEXTRW r32, xmm, imm8", Opcode: "EVEX.128.66.0F C5 /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgGPR, sz32, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 14, opcode: 0xc5},
+	{Op: OpVPUNPCKLDQ, Form: "VPUNPCKLDQ vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F.W0 62 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x62},
+	{Op: OpVPUNPCKHDQ, Form: "VPUNPCKHDQ vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F.W0 6A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x6a},
+	{Op: OpVPSUBD, Form: "VPSUBD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F.W0 FA /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xfa},
+	{Op: OpVPADDD, Form: "VPADDD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F.W0 FE /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xfe},
+	{Op: OpVPANDD, Form: "VPANDD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F.W0 DB /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xdb},
+	{Op: OpVPANDND, Form: "VPANDND vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F.W0 DF /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xdf},
+	{Op: OpVPORD, Form: "VPORD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F.W0 EB /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xeb},
+	{Op: OpVPXORD, Form: "VPXORD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F.W0 EF /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xef},
+	{Op: OpVPUNPCKLQDQ, Form: "VPUNPCKLQDQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 6C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x6c},
+	{Op: OpVPUNPCKHQDQ, Form: "VPUNPCKHQDQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 6D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x6d},
+	{Op: OpVPSUBQ, Form: "VPSUBQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 FB /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xfb},
+	{Op: OpVPADDQ, Form: "VPADDQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 D4 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xd4},
+	{Op: OpVPANDQ, Form: "VPANDQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 DB /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xdb},
+	{Op: OpVPANDNQ, Form: "VPANDNQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 DF /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xdf},
+	{Op: OpVPORQ, Form: "VPORQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 EB /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xeb},
+	{Op: OpVPXORQ, Form: "VPXORQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 EF /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xef},
+	{Op: OpVPMULUDQ, Form: "VPMULUDQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F.W1 F4 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xf4},
+	{Op: OpVPCMPGTD, Form: "VPCMPGTD k{k}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F.W0 66 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrPP66, opmap: 14, opcode: 0x66},
+	{Op: OpVPCMPEQD, Form: "VPCMPEQD k{k}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F.W0 76 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrPP66, opmap: 14, opcode: 0x76},
+	{Op: OpVPCMPGTQ, Form: "VPCMPGTQ k{k}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 37 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrPP66, opmap: 15, opcode: 0x37},
+	{Op: OpVPCMPEQQ, Form: "VPCMPEQQ k{k}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 29 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrPP66, opmap: 15, opcode: 0x29},
+	{Op: OpVPCMPGTB, Form: "VPCMPGTB k{k}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F 64 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrPP66, opmap: 14, opcode: 0x64},
+	{Op: OpVPCMPGTW, Form: "VPCMPGTW k{k}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F 65 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrPP66, opmap: 14, opcode: 0x65},
+	{Op: OpVPCMPEQB, Form: "VPCMPEQB k{k}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F 74 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrPP66, opmap: 14, opcode: 0x74},
+	{Op: OpVPCMPEQW, Form: "VPCMPEQW k{k}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F 75 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrPP66, opmap: 14, opcode: 0x75},
+	{Op: OpVPACKSSDW, Form: "VPACKSSDW vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F.W0 6B /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x6b},
+	{Op: OpVPACKUSDW, Form: "VPACKUSDW vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 2B /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x2b},
+	{Op: OpVPUNPCKLBW, Form: "VPUNPCKLBW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F 60 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x60},
+	{Op: OpVPUNPCKLWD, Form: "VPUNPCKLWD vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F 61 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x61},
+	{Op: OpVPACKSSWB, Form: "VPACKSSWB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F 63 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x63},
+	{Op: OpVPACKUSWB, Form: "VPACKUSWB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F 67 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x67},
+	{Op: OpVPUNPCKHBW, Form: "VPUNPCKHBW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F 68 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x68},
+	{Op: OpVPUNPCKHWD, Form: "VPUNPCKHWD vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F 69 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x69},
+	{Op: OpVPMULLW, Form: "VPMULLW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F D5 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xd5},
+	{Op: OpVPSUBUSB, Form: "VPSUBUSB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F D8 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xd8},
+	{Op: OpVPSUBUSW, Form: "VPSUBUSW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F D9 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xd9},
+	{Op: OpVPMINUB, Form: "VPMINUB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F DA /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xda},
+	{Op: OpVPADDUSB, Form: "VPADDUSB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F DC /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xdc},
+	{Op: OpVPADDUSW, Form: "VPADDUSW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F DD /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xdd},
+	{Op: OpVPMAXUB, Form: "VPMAXUB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F DE /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xde},
+	{Op: OpVPAVGB, Form: "VPAVGB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F E0 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xe0},
+	{Op: OpVPAVGW, Form: "VPAVGW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F E3 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xe3},
+	{Op: OpVPMULHUW, Form: "VPMULHUW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F E4 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xe4},
+	{Op: OpVPMULHW, Form: "VPMULHW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F E5 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xe5},
+	{Op: OpVPSUBSB, Form: "VPSUBSB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F E8 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xe8},
+	{Op: OpVPSUBSW, Form: "VPSUBSW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F E9 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xe9},
+	{Op: OpVPMINSW, Form: "VPMINSW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F EA /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xea},
+	{Op: OpVPADDSB, Form: "VPADDSB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F EC /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xec},
+	{Op: OpVPADDSW, Form: "VPADDSW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F ED /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xed},
+	{Op: OpVPMAXSW, Form: "VPMAXSW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F EE /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xee},
+	{Op: OpVPMADDWD, Form: "VPMADDWD vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F F5 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xf5},
+	{Op: OpVPSUBB, Form: "VPSUBB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F F8 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xf8},
+	{Op: OpVPSUBW, Form: "VPSUBW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F F9 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xf9},
+	{Op: OpVPADDB, Form: "VPADDB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F FC /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xfc},
+	{Op: OpVPADDW, Form: "VPADDW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F FD /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xfd},
+	{Op: OpVPSADBW, Form: "VPSADBW vmm, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F F6 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 14, opcode: 0xf6},
+	{Op: OpVPSRLD, Form: "VPSRLD vmm{k}{z}, vmm, xmm/m128", Opcode: "EVEX.{128,256,512}.66.0F.W0 D2 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xd2},
+	{Op: OpVPSRAD, Form: "VPSRAD vmm{k}{z}, vmm, xmm/m128", Opcode: "EVEX.{128,256,512}.66.0F.W0 E2 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xe2},
+	{Op: OpVPSLLD, Form: "VPSLLD vmm{k}{z}, vmm, xmm/m128", Opcode: "EVEX.{128,256,512}.66.0F.W0 F2 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xf2},
+	{Op: OpVPSRLQ, Form: "VPSRLQ vmm{k}{z}, vmm, xmm/m128", Opcode: "EVEX.{128,256,512}.66.0F.W1 D3 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xd3},
+	{Op: OpVPSRAQ, Form: "VPSRAQ vmm{k}{z}, vmm, xmm/m128", Opcode: "EVEX.{128,256,512}.66.0F.W1 E2 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xe2},
+	{Op: OpVPSLLQ, Form: "VPSLLQ vmm{k}{z}, vmm, xmm/m128", Opcode: "EVEX.{128,256,512}.66.0F.W1 F3 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xf3},
+	{Op: OpVPSRLW, Form: "VPSRLW vmm{k}{z}, vmm, xmm/m128", Opcode: "EVEX.{128,256,512}.66.0F D1 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xd1},
+	{Op: OpVPSRAW, Form: "VPSRAW vmm{k}{z}, vmm, xmm/m128", Opcode: "EVEX.{128,256,512}.66.0F E1 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xe1},
+	{Op: OpVPSLLW, Form: "VPSLLW vmm{k}{z}, vmm, xmm/m128", Opcode: "EVEX.{128,256,512}.66.0F F1 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0xf1},
+	{Op: OpVPSHUFD, Form: "VPSHUFD vmm{k}{z}, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W0 70 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrZero | attrPP66, opmap: 14, opcode: 0x70},
+	{Op: OpVPSHUFHW, Form: "VPSHUFHW vmm{k}{z}, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.F3.0F 70 /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x70},
+	{Op: OpVPSHUFLW, Form: "VPSHUFLW vmm{k}{z}, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.F2.0F 70 /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrZero | attrPPRep, opmap: 14, opcode: 0x70},
+	{Op: OpVPSRLW, Form: "VPSRLW vmm{k}{z}, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F 71 /2 ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x71},
+	{Op: OpVPSRAW, Form: "VPSRAW vmm{k}{z}, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F 71 /4 ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x71},
+	{Op: OpVPSLLW, Form: "VPSLLW vmm{k}{z}, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F 71 /6 ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x71},
+	{Op: OpVPRORD, Form: "VPRORD vmm{k}{z}, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W0 72 /0 ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x72},
+	{Op: OpVPROLD, Form: "VPROLD vmm{k}{z}, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W0 72 /1 ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x72},
+	{Op: OpVPSRLD, Form: "VPSRLD vmm{k}{z}, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W0 72 /2 ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x72},
+	{Op: OpVPSRAD, Form: "VPSRAD vmm{k}{z}, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W0 72 /4 ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x72},
+	{Op: OpVPSLLD, Form: "VPSLLD vmm{k}{z}, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W0 72 /6 ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x72},
+	{Op: OpVPRORQ, Form: "VPRORQ vmm{k}{z}, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W1 72 /0 ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x72},
+	{Op: OpVPROLQ, Form: "VPROLQ vmm{k}{z}, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W1 72 /1 ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x72},
+	{Op: OpVPSRAQ, Form: "VPSRAQ vmm{k}{z}, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W1 72 /4 ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x72},
+	{Op: OpVPSRLQ, Form: "VPSRLQ vmm{k}{z}, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W1 73 /2 ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x73},
+	{Op: OpVPSLLQ, Form: "VPSLLQ vmm{k}{z}, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F.W1 73 /6 ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 14, opcode: 0x73},
+	{Op: OpVPSRLDQ, Form: "VPSRLDQ vmm, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F 73 /3 ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 14, opcode: 0x73},
+	{Op: OpVPSLLDQ, Form: "VPSLLDQ vmm, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F 73 /7 ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 14, opcode: 0x73},
+	{Op: OpVPSHUFB, Form: "VPSHUFB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 00 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x0},
+	{Op: OpVPMADDUBSW, Form: "VPMADDUBSW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 04 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x4},
+	{Op: OpVPMULHRSW, Form: "VPMULHRSW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 0B /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xb},
+	{Op: OpVPMINSB, Form: "VPMINSB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 38 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x38},
+	{Op: OpVPMINUW, Form: "VPMINUW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 3A /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x3a},
+	{Op: OpVPMAXSB, Form: "VPMAXSB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 3C /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x3c},
+	{Op: OpVPMAXUW, Form: "VPMAXUW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 3E /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x3e},
+	{Op: OpVPERMILPS, Form: "VPERMILPS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 0C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xc},
+	{Op: OpVPERMILPD, Form: "VPERMILPD vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 0D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xd},
+	{Op: OpVPSRLVW, Form: "VPSRLVW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 10 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x10},
+	{Op: OpVPSRAVW, Form: "VPSRAVW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 11 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x11},
+	{Op: OpVPSLLVW, Form: "VPSLLVW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 12 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x12},
+	{Op: OpVPSRLVD, Form: "VPSRLVD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 45 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x45},
+	{Op: OpVPSRAVD, Form: "VPSRAVD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 46 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x46},
+	{Op: OpVPSLLVD, Form: "VPSLLVD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 47 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x47},
+	{Op: OpVPRORVD, Form: "VPRORVD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 14 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x14},
+	{Op: OpVPROLVD, Form: "VPROLVD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 15 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x15},
+	{Op: OpVPSRLVQ, Form: "VPSRLVQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 45 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x45},
+	{Op: OpVPSRAVQ, Form: "VPSRAVQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 46 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x46},
+	{Op: OpVPSLLVQ, Form: "VPSLLVQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 47 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x47},
+	{Op: OpVPRORVQ, Form: "VPRORVQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 14 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x14},
+	{Op: OpVPROLVQ, Form: "VPROLVQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 15 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x15},
+	{Op: OpVPMOVUSWB, Form: "VPMOVUSWB vmm2/mvl2{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 10 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR2, szVL2, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x10},
+	{Op: OpVPMOVSWB, Form: "VPMOVSWB vmm2/mvl2{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 20 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR2, szVL2, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x20},
+	{Op: OpVPMOVWB, Form: "VPMOVWB vmm2/mvl2{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 30 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR2, szVL2, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x30},
+	{Op: OpVPMOVUSDB, Form: "VPMOVUSDB vmm4/mvl4{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 11 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR4, szVL4, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x11},
+	{Op: OpVPMOVSDB, Form: "VPMOVSDB vmm4/mvl4{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 21 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR4, szVL4, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x21},
+	{Op: OpVPMOVDB, Form: "VPMOVDB vmm4/mvl4{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 31 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR4, szVL4, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x31},
+	{Op: OpVPMOVUSQB, Form: "VPMOVUSQB vmm8/mvl8{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 12 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR8, szVL8, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x12},
+	{Op: OpVPMOVSQB, Form: "VPMOVSQB vmm8/mvl8{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 22 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR8, szVL8, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x22},
+	{Op: OpVPMOVQB, Form: "VPMOVQB vmm8/mvl8{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 32 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR8, szVL8, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x32},
+	{Op: OpVPMOVUSDW, Form: "VPMOVUSDW vmm2/mvl2{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 13 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR2, szVL2, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x13},
+	{Op: OpVPMOVSDW, Form: "VPMOVSDW vmm2/mvl2{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 23 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR2, szVL2, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x23},
+	{Op: OpVPMOVDW, Form: "VPMOVDW vmm2/mvl2{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 33 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR2, szVL2, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x33},
+	{Op: OpVPMOVUSQW, Form: "VPMOVUSQW vmm4/mvl4{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 14 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR4, szVL4, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x14},
+	{Op: OpVPMOVSQW, Form: "VPMOVSQW vmm4/mvl4{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 24 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR4, szVL4, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x24},
+	{Op: OpVPMOVQW, Form: "VPMOVQW vmm4/mvl4{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 34 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR4, szVL4, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x34},
+	{Op: OpVPMOVUSQD, Form: "VPMOVUSQD vmm2/mvl2{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 15 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR2, szVL2, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x15},
+	{Op: OpVPMOVSQD, Form: "VPMOVSQD vmm2/mvl2{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 25 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR2, szVL2, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x25},
+	{Op: OpVPMOVQD, Form: "VPMOVQD vmm2/mvl2{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 35 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVR2, szVL2, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x35},
+	{Op: OpVCVTPH2PS, Form: "VCVTPH2PS vmm{k}{z}, vmm2/mvl2{sae}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 13 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrMask | attrSAE | attrZero | attrPP66, opmap: 15, opcode: 0x13},
+	{Op: OpVPERMPS, Form: "VPERMPS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{256,512}.66.0F38.W0 16 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x16},
+	{Op: OpVPERMD, Form: "VPERMD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{256,512}.66.0F38.W0 36 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x36},
+	{Op: OpVPERMPD, Form: "VPERMPD vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{256,512}.66.0F38.W1 16 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x16},
+	{Op: OpVPERMQ, Form: "VPERMQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{256,512}.66.0F38.W1 36 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x36},
+	{Op: OpVBROADCASTSS, Form: "VBROADCASTSS vmm{k}{z}, xmm/m32", Opcode: "EVEX.{128,256,512}.66.0F38.W0 18 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x18},
+	{Op: OpVPBROADCASTD, Form: "VPBROADCASTD vmm{k}{z}, xmm/m32", Opcode: "EVEX.{128,256,512}.66.0F38.W0 58 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x58},
+	{Op: OpVBROADCASTSD, Form: "VBROADCASTSD vmm{k}{z}, xmm/m64", Opcode: "EVEX.{256,512}.66.0F38.W1 19 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x19},
+	{Op: OpVPBROADCASTQ, Form: "VPBROADCASTQ vmm{k}{z}, xmm/m64", Opcode: "EVEX.{128,256,512}.66.0F38.W1 59 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x59},
+	{Op: OpVBROADCASTF32X2, Form: "VBROADCASTF32X2 vmm{k}{z}, xmm/m64", Opcode: "EVEX.{256,512}.66.0F38.W0 19 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x19},
+	{Op: OpVBROADCASTI32X2, Form: "VBROADCASTI32X2 vmm{k}{z}, xmm/m64", Opcode: "EVEX.{128,256,512}.66.0F38.W0 59 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x59},
+	{Op: OpVBROADCASTF32X4, Form: "VBROADCASTF32X4 vmm{k}{z}, m128", Opcode: "EVEX.{256,512}.66.0F38.W0 1A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x1a},
+	{Op: OpVBROADCASTI32X4, Form: "VBROADCASTI32X4 vmm{k}{z}, m128", Opcode: "EVEX.{256,512}.66.0F38.W0 5A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x5a},
+	{Op: OpVBROADCASTF64X2, Form: "VBROADCASTF64X2 vmm{k}{z}, m128", Opcode: "EVEX.{256,512}.66.0F38.W1 1A /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x1a},
+	{Op: OpVBROADCASTI64X2, Form: "VBROADCASTI64X2 vmm{k}{z}, m128", Opcode: "EVEX.{256,512}.66.0F38.W1 5A /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x5a},
+	{Op: OpVBROADCASTF32X8, Form: "VBROADCASTF32X8 vmm{k}{z}, m256", Opcode: "EVEX.512.66.0F38.W0 1B /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz256, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x1b},
+	{Op: OpVBROADCASTI32X8, Form: "VBROADCASTI32X8 vmm{k}{z}, m256", Opcode: "EVEX.512.66.0F38.W0 5B /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz256, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x5b},
+	{Op: OpVBROADCASTF64X4, Form: "VBROADCASTF64X4 vmm{k}{z}, m256", Opcode: "EVEX.512.66.0F38.W1 1B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz256, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x1b},
+	{Op: OpVBROADCASTI64X4, Form: "VBROADCASTI64X4 vmm{k}{z}, m256", Opcode: "EVEX.512.66.0F38.W1 5B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz256, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x5b},
+	{Op: OpVPBROADCASTB, Form: "VPBROADCASTB vmm{k}{z}, xmm/m8", Opcode: "EVEX.{128,256,512}.66.0F38.W0 78 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz8, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x78},
+	{Op: OpVPBROADCASTW, Form: "VPBROADCASTW vmm{k}{z}, xmm/m16", Opcode: "EVEX.{128,256,512}.66.0F38.W0 79 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x79},
+	{Op: OpVPBROADCASTB, Form: "VPBROADCASTB vmm{k}{z}, r32", Opcode: "EVEX.{128,256,512}.66.0F38.W0 7A /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgGPR, sz32, szNone, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x7a},
+	{Op: OpVPBROADCASTW, Form: "VPBROADCASTW vmm{k}{z}, r32", Opcode: "EVEX.{128,256,512}.66.0F38.W0 7B /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgGPR, sz32, szNone, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x7b},
+	{Op: OpVPBROADCASTD, Form: "VPBROADCASTD vmm{k}{z}, r32", Opcode: "EVEX.{128,256,512}.66.0F38.W0 7C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgGPR, sz32, szNone, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x7c},
+	{Op: OpVPBROADCASTQ, Form: "VPBROADCASTQ vmm{k}{z}, r64", Opcode: "EVEX.{128,256,512}.66.0F38.W1 7C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgGPR, sz64, szNone, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x7c},
+	{Op: OpVPBROADCASTMB2Q, Form: "VPBROADCASTMB2Q vmm, k", Opcode: "EVEX.{128,256,512}.F3.0F38.W1 2A /r", Group: GroupEVEX, Feature: FeatureAVX512CD, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPPRep, opmap: 15, opcode: 0x2a},
+	{Op: OpVPBROADCASTMW2D, Form: "VPBROADCASTMW2D vmm, k", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 3A /r", Group: GroupEVEX, Feature: FeatureAVX512CD, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPPRep, opmap: 15, opcode: 0x3a},
+	{Op: OpVPABSB, Form: "VPABSB vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 1C /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x1c},
+	{Op: OpVPABSW, Form: "VPABSW vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 1D /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x1d},
+	{Op: OpVPABSD, Form: "VPABSD vmm{k}{z}, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 1E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x1e},
+	{Op: OpVPABSQ, Form: "VPABSQ vmm{k}{z}, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 1F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x1f},
+	{Op: OpVPMOVSXBW, Form: "VPMOVSXBW vmm{k}{z}, vmm2/mvl2", Opcode: "EVEX.{128,256,512}.66.0F38 20 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x20},
+	{Op: OpVPMOVZXBW, Form: "VPMOVZXBW vmm{k}{z}, vmm2/mvl2", Opcode: "EVEX.{128,256,512}.66.0F38 30 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x30},
+	{Op: OpVPMOVSXBD, Form: "VPMOVSXBD vmm{k}{z}, vmm4/mvl4", Opcode: "EVEX.{128,256,512}.66.0F38 21 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x21},
+	{Op: OpVPMOVSXBQ, Form: "VPMOVSXBQ vmm{k}{z}, vmm8/mvl8", Opcode: "EVEX.{128,256,512}.66.0F38 22 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR8, szVL8, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x22},
+	{Op: OpVPMOVSXWD, Form: "VPMOVSXWD vmm{k}{z}, vmm2/mvl2", Opcode: "EVEX.{128,256,512}.66.0F38 23 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x23},
+	{Op: OpVPMOVSXWQ, Form: "VPMOVSXWQ vmm{k}{z}, vmm4/mvl4", Opcode: "EVEX.{128,256,512}.66.0F38 24 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x24},
+	{Op: OpVPMOVZXBD, Form: "VPMOVZXBD vmm{k}{z}, vmm4/mvl4", Opcode: "EVEX.{128,256,512}.66.0F38 31 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x31},
+	{Op: OpVPMOVZXBQ, Form: "VPMOVZXBQ vmm{k}{z}, vmm8/mvl8", Opcode: "EVEX.{128,256,512}.66.0F38 32 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR8, szVL8, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x32},
+	{Op: OpVPMOVZXWD, Form: "VPMOVZXWD vmm{k}{z}, vmm2/mvl2", Opcode: "EVEX.{128,256,512}.66.0F38 33 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x33},
+	{Op: OpVPMOVZXWQ, Form: "VPMOVZXWQ vmm{k}{z}, vmm4/mvl4", Opcode: "EVEX.{128,256,512}.66.0F38 34 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x34},
+	{Op: OpVPMOVSXDQ, Form: "VPMOVSXDQ vmm{k}{z}, vmm2/mvl2", Opcode: "EVEX.{128,256,512}.66.0F38.W0 25 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x25},
+	{Op: OpVPMOVZXDQ, Form: "VPMOVZXDQ vmm{k}{z}, vmm2/mvl2", Opcode: "EVEX.{128,256,512}.66.0F38.W0 35 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x35},
+	{Op: OpVPTESTMB, Form: "VPTESTMB k{k}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 26 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrPP66, opmap: 15, opcode: 0x26},
+	{Op: OpVPTESTMW, Form: "VPTESTMW k{k}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 26 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrPP66, opmap: 15, opcode: 0x26},
+	{Op: OpVPTESTNMB, Form: "VPTESTNMB k{k}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 26 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrPPRep, opmap: 15, opcode: 0x26},
+	{Op: OpVPTESTNMW, Form: "VPTESTNMW k{k}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.F3.0F38.W1 26 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrPPRep, opmap: 15, opcode: 0x26},
+	{Op: OpVPTESTMD, Form: "VPTESTMD k{k}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 27 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrPP66, opmap: 15, opcode: 0x27},
+	{Op: OpVPTESTMQ, Form: "VPTESTMQ k{k}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 27 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrPP66, opmap: 15, opcode: 0x27},
+	{Op: OpVPTESTNMD, Form: "VPTESTNMD k{k}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 27 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrPPRep, opmap: 15, opcode: 0x27},
+	{Op: OpVPTESTNMQ, Form: "VPTESTNMQ k{k}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.F3.0F38.W1 27 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrPPRep, opmap: 15, opcode: 0x27},
+	{Op: OpVPMULDQ, Form: "VPMULDQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 28 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x28},
+	{Op: OpVPMOVM2B, Form: "VPMOVM2B vmm, k", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 28 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPPRep, opmap: 15, opcode: 0x28},
+	{Op: OpVPMOVM2W, Form: "VPMOVM2W vmm, k", Opcode: "EVEX.{128,256,512}.F3.0F38.W1 28 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPPRep, opmap: 15, opcode: 0x28},
+	{Op: OpVPMOVM2D, Form: "VPMOVM2D vmm, k", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 38 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPPRep, opmap: 15, opcode: 0x38},
+	{Op: OpVPMOVM2Q, Form: "VPMOVM2Q vmm, k", Opcode: "EVEX.{128,256,512}.F3.0F38.W1 38 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMask, sz64, szNone, 0, false}}, attr: attrPPRep, opmap: 15, opcode: 0x38},
+	{Op: OpVPMOVB2M, Form: "VPMOVB2M k, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 29 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}}, attr: attrPPRep, opmap: 15, opcode: 0x29},
+	{Op: OpVPMOVW2M, Form: "VPMOVW2M k, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W1 29 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}}, attr: attrPPRep, opmap: 15, opcode: 0x29},
+	{Op: OpVPMOVD2M, Form: "VPMOVD2M k, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 39 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}}, attr: attrPPRep, opmap: 15, opcode: 0x39},
+	{Op: OpVPMOVQ2M, Form: "VPMOVQ2M k, vmm", Opcode: "EVEX.{128,256,512}.F3.0F38.W1 39 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 2, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgVec, szVL, szNone, 0, false}}, attr: attrPPRep, opmap: 15, opcode: 0x39},
+	{Op: OpVMOVNTDQA, Form: "VMOVNTDQA vmm, mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 2A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, szVL, 0, false}}, attr: attrPP66, opmap: 15, opcode: 0x2a},
+	{Op: OpVSCALEFPS, Form: "VSCALEFPS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 2C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x2c},
+	{Op: OpVSCALEFPD, Form: "VSCALEFPD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 2C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x2c},
+	{Op: OpVSCALEFSS, Form: "VSCALEFSS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 2D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x2d},
+	{Op: OpVSCALEFSD, Form: "VSCALEFSD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 2D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x2d},
+	{Op: OpVPMINSD, Form: "VPMINSD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 39 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x39},
+	{Op: OpVPMINUD, Form: "VPMINUD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 3B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x3b},
+	{Op: OpVPMAXSD, Form: "VPMAXSD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 3D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x3d},
+	{Op: OpVPMAXUD, Form: "VPMAXUD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 3F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x3f},
+	{Op: OpVPMINSQ, Form: "VPMINSQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 39 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x39},
+	{Op: OpVPMINUQ, Form: "VPMINUQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 3B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x3b},
+	{Op: OpVPMAXSQ, Form: "VPMAXSQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 3D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x3d},
+	{Op: OpVPMAXUQ, Form: "VPMAXUQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 3F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x3f},
+	{Op: OpVPMULLD, Form: "VPMULLD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 40 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x40},
+	{Op: OpVPMULLQ, Form: "VPMULLQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 40 /r", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x40},
+	{Op: OpVGETEXPPS, Form: "VGETEXPPS vmm{k}{z}, vmm/mvl/m32bcst{sae}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 42 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrSAE | attrZero | attrPP66, opmap: 15, opcode: 0x42},
+	{Op: OpVGETEXPPD, Form: "VGETEXPPD vmm{k}{z}, vmm/mvl/m64bcst{sae}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 42 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrSAE | attrZero | attrPP66, opmap: 15, opcode: 0x42},
+	{Op: OpVGETEXPSS, Form: "VGETEXPSS xmm{k}{z}, xmm, xmm/m32{sae}", Opcode: "EVEX.LIG.66.0F38.W0 43 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x43},
+	{Op: OpVGETEXPSD, Form: "VGETEXPSD xmm{k}{z}, xmm, xmm/m64{sae}", Opcode: "EVEX.LIG.66.0F38.W1 43 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x43},
+	{Op: OpVPLZCNTD, Form: "VPLZCNTD vmm{k}{z}, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 44 /r", Group: GroupEVEX, Feature: FeatureAVX512CD, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x44},
+	{Op: OpVPLZCNTQ, Form: "VPLZCNTQ vmm{k}{z}, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 44 /r", Group: GroupEVEX, Feature: FeatureAVX512CD, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x44},
+	{Op: OpVPCONFLICTD, Form: "VPCONFLICTD vmm{k}{z}, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 C4 /r", Group: GroupEVEX, Feature: FeatureAVX512CD, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0xc4},
+	{Op: OpVPCONFLICTQ, Form: "VPCONFLICTQ vmm{k}{z}, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 C4 /r", Group: GroupEVEX, Feature: FeatureAVX512CD, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0xc4},
+	{Op: OpVRCP14PS, Form: "VRCP14PS vmm{k}{z}, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 4C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x4c},
+	{Op: OpVRCP14PD, Form: "VRCP14PD vmm{k}{z}, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 4C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x4c},
+	{Op: OpVRSQRT14PS, Form: "VRSQRT14PS vmm{k}{z}, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 4E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x4e},
+	{Op: OpVRSQRT14PD, Form: "VRSQRT14PD vmm{k}{z}, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 4E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x4e},
+	{Op: OpVRCP14SS, Form: "VRCP14SS xmm{k}{z}, xmm, xmm/m32", Opcode: "EVEX.LIG.66.0F38.W0 4D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x4d},
+	{Op: OpVRCP14SD, Form: "VRCP14SD xmm{k}{z}, xmm, xmm/m64", Opcode: "EVEX.LIG.66.0F38.W1 4D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x4d},
+	{Op: OpVRSQRT14SS, Form: "VRSQRT14SS xmm{k}{z}, xmm, xmm/m32", Opcode: "EVEX.LIG.66.0F38.W0 4F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x4f},
+	{Op: OpVRSQRT14SD, Form: "VRSQRT14SD xmm{k}{z}, xmm, xmm/m64", Opcode: "EVEX.LIG.66.0F38.W1 4F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x4f},
+	{Op: OpVPDPBUSD, Form: "VPDPBUSD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 50 /r", Group: GroupEVEX, Feature: FeatureAVX512_VNNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x50},
+	{Op: OpVPDPBUSDS, Form: "VPDPBUSDS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 51 /r", Group: GroupEVEX, Feature: FeatureAVX512_VNNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x51},
+	{Op: OpVPDPWSSD, Form: "VPDPWSSD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 52 /r", Group: GroupEVEX, Feature: FeatureAVX512_VNNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x52},
+	{Op: OpVPDPWSSDS, Form: "VPDPWSSDS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 53 /r", Group: GroupEVEX, Feature: FeatureAVX512_VNNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x53},
+	{Op: OpVDPBF16PS, Form: "VDPBF16PS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 52 /r", Group: GroupEVEX, Feature: FeatureAVX512_BF16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 15, opcode: 0x52},
+	{Op: OpVCVTNEPS2BF16, Form: "VCVTNEPS2BF16 vmm2{k}{z}, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.F3.0F38.W0 72 /r", Group: GroupEVEX, Feature: FeatureAVX512_BF16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrZero | attrPPRep, opmap: 15, opcode: 0x72},
+	{Op: OpVCVTNE2PS2BF16, Form: "VCVTNE2PS2BF16 vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.F2.0F38.W0 72 /r", Group: GroupEVEX, Feature: FeatureAVX512_BF16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 15, opcode: 0x72},
+	{Op: OpVP4DPWSSD, Form: "VP4DPWSSD zmm{k}{z}, zmm, m128", Opcode: "EVEX.512.F2.0F38.W0 52 /r", Group: GroupEVEX, Feature: FeatureAVX512_4VNNIW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posVvvv, ArgVec, sz512, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPPRep, opmap: 15, opcode: 0x52},
+	{Op: OpVP4DPWSSDS, Form: "VP4DPWSSDS zmm{k}{z}, zmm, m128", Opcode: "EVEX.512.F2.0F38.W0 53 /r", Group: GroupEVEX, Feature: FeatureAVX512_4VNNIW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posVvvv, ArgVec, sz512, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPPRep, opmap: 15, opcode: 0x53},
+	{Op: OpV4FMADDPS, Form: "V4FMADDPS zmm{k}{z}, zmm, m128", Opcode: "EVEX.512.F2.0F38.W0 9A /r", Group: GroupEVEX, Feature: FeatureAVX512_4FMAPS, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posVvvv, ArgVec, sz512, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPPRep, opmap: 15, opcode: 0x9a},
+	{Op: OpV4FNMADDPS, Form: "V4FNMADDPS zmm{k}{z}, zmm, m128", Opcode: "EVEX.512.F2.0F38.W0 AA /r", Group: GroupEVEX, Feature: FeatureAVX512_4FMAPS, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posVvvv, ArgVec, sz512, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPPRep, opmap: 15, opcode: 0xaa},
+	{Op: OpV4FMADDSS, Form: "V4FMADDSS xmm{k}{z}, xmm, m128", Opcode: "EVEX.LIG.F2.0F38.W0 9B /r", Group: GroupEVEX, Feature: FeatureAVX512_4FMAPS, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 15, opcode: 0x9b},
+	{Op: OpV4FNMADDSS, Form: "V4FNMADDSS xmm{k}{z}, xmm, m128", Opcode: "EVEX.LIG.F2.0F38.W0 AB /r", Group: GroupEVEX, Feature: FeatureAVX512_4FMAPS, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz128, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 15, opcode: 0xab},
+	{Op: OpVPOPCNTB, Form: "VPOPCNTB vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 54 /r", Group: GroupEVEX, Feature: FeatureAVX512_BITALG, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x54},
+	{Op: OpVPOPCNTW, Form: "VPOPCNTW vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 54 /r", Group: GroupEVEX, Feature: FeatureAVX512_BITALG, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x54},
+	{Op: OpVPOPCNTD, Form: "VPOPCNTD vmm{k}{z}, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 55 /r", Group: GroupEVEX, Feature: FeatureAVX512_VPOPCNTDQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x55},
+	{Op: OpVPOPCNTQ, Form: "VPOPCNTQ vmm{k}{z}, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 55 /r", Group: GroupEVEX, Feature: FeatureAVX512_VPOPCNTDQ, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrZero | attrPP66, opmap: 15, opcode: 0x55},
+	{Op: OpVPEXPANDB, Form: "VPEXPANDB vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 62 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrN1 | attrZero | attrPP66, opmap: 15, opcode: 0x62},
+	{Op: OpVPEXPANDW, Form: "VPEXPANDW vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 62 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrN2 | attrZero | attrPP66, opmap: 15, opcode: 0x62},
+	{Op: OpVPCOMPRESSB, Form: "VPCOMPRESSB vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W0 63 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrN1 | attrZero | attrPP66, opmap: 15, opcode: 0x63},
+	{Op: OpVPCOMPRESSW, Form: "VPCOMPRESSW vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W1 63 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrN2 | attrZero | attrPP66, opmap: 15, opcode: 0x63},
+	{Op: OpVEXPANDPS, Form: "VEXPANDPS vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 88 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrN4 | attrZero | attrPP66, opmap: 15, opcode: 0x88},
+	{Op: OpVEXPANDPD, Form: "VEXPANDPD vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 88 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrN8 | attrZero | attrPP66, opmap: 15, opcode: 0x88},
+	{Op: OpVPEXPANDD, Form: "VPEXPANDD vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 89 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrN4 | attrZero | attrPP66, opmap: 15, opcode: 0x89},
+	{Op: OpVPEXPANDQ, Form: "VPEXPANDQ vmm{k}{z}, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 89 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrN8 | attrZero | attrPP66, opmap: 15, opcode: 0x89},
+	{Op: OpVCOMPRESSPS, Form: "VCOMPRESSPS vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W0 8A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrN4 | attrZero | attrPP66, opmap: 15, opcode: 0x8a},
+	{Op: OpVCOMPRESSPD, Form: "VCOMPRESSPD vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W1 8A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrN8 | attrZero | attrPP66, opmap: 15, opcode: 0x8a},
+	{Op: OpVPCOMPRESSD, Form: "VPCOMPRESSD vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W0 8B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrN4 | attrZero | attrPP66, opmap: 15, opcode: 0x8b},
+	{Op: OpVPCOMPRESSQ, Form: "VPCOMPRESSQ vmm/mvl{k}{z}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W1 8B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgVec, szVL, szVL, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMask | attrN8 | attrZero | attrPP66, opmap: 15, opcode: 0x8b},
+	{Op: OpVPBLENDMD, Form: "VPBLENDMD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 64 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x64},
+	{Op: OpVPBLENDMQ, Form: "VPBLENDMQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 64 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x64},
+	{Op: OpVBLENDMPS, Form: "VBLENDMPS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 65 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x65},
+	{Op: OpVBLENDMPD, Form: "VBLENDMPD vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 65 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x65},
+	{Op: OpVPBLENDMB, Form: "VPBLENDMB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 66 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x66},
+	{Op: OpVPBLENDMW, Form: "VPBLENDMW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 66 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x66},
+	{Op: OpVP2INTERSECTD, Form: "VP2INTERSECTD k, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.F2.0F38.W0 68 /r", Group: GroupEVEX, Feature: FeatureAVX512_VP2INTERSECT, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrVvvv | attrPPRep, opmap: 15, opcode: 0x68},
+	{Op: OpVP2INTERSECTQ, Form: "VP2INTERSECTQ k, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.F2.0F38.W1 68 /r", Group: GroupEVEX, Feature: FeatureAVX512_VP2INTERSECT, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrVvvv | attrPPRep, opmap: 15, opcode: 0x68},
+	{Op: OpVPSHLDVW, Form: "VPSHLDVW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 70 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x70},
+	{Op: OpVPSHRDVW, Form: "VPSHRDVW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 72 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x72},
+	{Op: OpVPSHLDVD, Form: "VPSHLDVD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 71 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x71},
+	{Op: OpVPSHLDVQ, Form: "VPSHLDVQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 71 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x71},
+	{Op: OpVPSHRDVD, Form: "VPSHRDVD vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 73 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x73},
+	{Op: OpVPSHRDVQ, Form: "VPSHRDVQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 73 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x73},
+	{Op: OpVPERMI2B, Form: "VPERMI2B vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 75 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x75},
+	{Op: OpVPERMT2B, Form: "VPERMT2B vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 7D /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x7d},
+	{Op: OpVPERMB, Form: "VPERMB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 8D /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x8d},
+	{Op: OpVPERMI2W, Form: "VPERMI2W vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 75 /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x75},
+	{Op: OpVPERMT2W, Form: "VPERMT2W vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 7D /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x7d},
+	{Op: OpVPERMW, Form: "VPERMW vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W1 8D /r", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x8d},
+	{Op: OpVPERMI2D, Form: "VPERMI2D vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 76 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x76},
+	{Op: OpVPERMI2PS, Form: "VPERMI2PS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 77 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x77},
+	{Op: OpVPERMT2D, Form: "VPERMT2D vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 7E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x7e},
+	{Op: OpVPERMT2PS, Form: "VPERMT2PS vmm{k}{z}, vmm, vmm/mvl/m32bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W0 7F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x7f},
+	{Op: OpVPERMI2Q, Form: "VPERMI2Q vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 76 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x76},
+	{Op: OpVPERMI2PD, Form: "VPERMI2PD vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 77 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x77},
+	{Op: OpVPERMT2Q, Form: "VPERMT2Q vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 7E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x7e},
+	{Op: OpVPERMT2PD, Form: "VPERMT2PD vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 7F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x7f},
+	{Op: OpVPMULTISHIFTQB, Form: "VPMULTISHIFTQB vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 83 /r", Group: GroupEVEX, Feature: FeatureAVX512_VBMI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x83},
+	{Op: OpVPSHUFBITQMB, Form: "VPSHUFBITQMB k{k}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 8F /r", Group: GroupEVEX, Feature: FeatureAVX512_BITALG, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrPP66, opmap: 15, opcode: 0x8f},
+	{Op: OpVPMADD52LUQ, Form: "VPMADD52LUQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 B4 /r", Group: GroupEVEX, Feature: FeatureAVX512_IFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xb4},
+	{Op: OpVPMADD52HUQ, Form: "VPMADD52HUQ vmm{k}{z}, vmm, vmm/mvl/m64bcst", Opcode: "EVEX.{128,256,512}.66.0F38.W1 B5 /r", Group: GroupEVEX, Feature: FeatureAVX512_IFMA, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xb5},
+	{Op: OpVPGATHERDD, Form: "VPGATHERDD vmm{k!}, m32:vm32v", Opcode: "EVEX.{128,256,512}.66.0F38.W0 90 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrGather | attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0x90},
+	{Op: OpVGATHERDPS, Form: "VGATHERDPS vmm{k!}, m32:vm32v", Opcode: "EVEX.{128,256,512}.66.0F38.W0 92 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrGather | attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0x92},
+	{Op: OpVPGATHERDQ, Form: "VPGATHERDQ vmm{k!}, m64:vm32h", Opcode: "EVEX.{128,256,512}.66.0F38.W1 90 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrGather | attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0x90},
+	{Op: OpVGATHERDPD, Form: "VGATHERDPD vmm{k!}, m64:vm32h", Opcode: "EVEX.{128,256,512}.66.0F38.W1 92 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrGather | attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0x92},
+	{Op: OpVPGATHERQD, Form: "VPGATHERQD vmm2{k!}, m32:vm64v", Opcode: "EVEX.{128,256,512}.66.0F38.W0 91 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrGather | attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0x91},
+	{Op: OpVGATHERQPS, Form: "VGATHERQPS vmm2{k!}, m32:vm64v", Opcode: "EVEX.{128,256,512}.66.0F38.W0 93 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrGather | attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0x93},
+	{Op: OpVPGATHERQQ, Form: "VPGATHERQQ vmm{k!}, m64:vm64v", Opcode: "EVEX.{128,256,512}.66.0F38.W1 91 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrGather | attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0x91},
+	{Op: OpVGATHERQPD, Form: "VGATHERQPD vmm{k!}, m64:vm64v", Opcode: "EVEX.{128,256,512}.66.0F38.W1 93 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrGather | attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0x93},
+	{Op: OpVPSCATTERDD, Form: "VPSCATTERDD m32:vm32v{k!}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W0 A0 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xa0},
+	{Op: OpVSCATTERDPS, Form: "VSCATTERDPS m32:vm32v{k!}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W0 A2 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xa2},
+	{Op: OpVPSCATTERDQ, Form: "VPSCATTERDQ m64:vm32h{k!}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W1 A0 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xa0},
+	{Op: OpVSCATTERDPD, Form: "VSCATTERDPD m64:vm32h{k!}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W1 A2 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xa2},
+	{Op: OpVPSCATTERQD, Form: "VPSCATTERQD m32:vm64v{k!}, vmm2", Opcode: "EVEX.{128,256,512}.66.0F38.W0 A1 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}, {posReg, ArgVec, szVR2, szNone, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xa1},
+	{Op: OpVSCATTERQPS, Form: "VSCATTERQPS m32:vm64v{k!}, vmm2", Opcode: "EVEX.{128,256,512}.66.0F38.W0 A3 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}, {posReg, ArgVec, szVR2, szNone, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xa3},
+	{Op: OpVPSCATTERQQ, Form: "VPSCATTERQQ m64:vm64v{k!}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W1 A1 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xa1},
+	{Op: OpVSCATTERQPD, Form: "VSCATTERQPD m64:vm64v{k!}, vmm", Opcode: "EVEX.{128,256,512}.66.0F38.W1 A3 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xa3},
+	{Op: OpVGATHERPF0DPS, Form: "VGATHERPF0DPS m32:vm32z{k!}", Opcode: "EVEX.512.66.0F38.W0 C6 /1", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc6},
+	{Op: OpVGATHERPF1DPS, Form: "VGATHERPF1DPS m32:vm32z{k!}", Opcode: "EVEX.512.66.0F38.W0 C6 /2", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc6},
+	{Op: OpVSCATTERPF0DPS, Form: "VSCATTERPF0DPS m32:vm32z{k!}", Opcode: "EVEX.512.66.0F38.W0 C6 /5", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc6},
+	{Op: OpVSCATTERPF1DPS, Form: "VSCATTERPF1DPS m32:vm32z{k!}", Opcode: "EVEX.512.66.0F38.W0 C6 /6", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc6},
+	{Op: OpVGATHERPF0DPD, Form: "VGATHERPF0DPD m64:vm32y{k!}", Opcode: "EVEX.512.66.0F38.W1 C6 /1", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc6},
+	{Op: OpVGATHERPF1DPD, Form: "VGATHERPF1DPD m64:vm32y{k!}", Opcode: "EVEX.512.66.0F38.W1 C6 /2", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc6},
+	{Op: OpVSCATTERPF0DPD, Form: "VSCATTERPF0DPD m64:vm32y{k!}", Opcode: "EVEX.512.66.0F38.W1 C6 /5", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc6},
+	{Op: OpVSCATTERPF1DPD, Form: "VSCATTERPF1DPD m64:vm32y{k!}", Opcode: "EVEX.512.66.0F38.W1 C6 /6", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc6},
+	{Op: OpVGATHERPF0QPS, Form: "VGATHERPF0QPS m32:vm64z{k!}", Opcode: "EVEX.512.66.0F38.W0 C7 /1", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc7},
+	{Op: OpVGATHERPF1QPS, Form: "VGATHERPF1QPS m32:vm64z{k!}", Opcode: "EVEX.512.66.0F38.W0 C7 /2", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc7},
+	{Op: OpVSCATTERPF0QPS, Form: "VSCATTERPF0QPS m32:vm64z{k!}", Opcode: "EVEX.512.66.0F38.W0 C7 /5", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc7},
+	{Op: OpVSCATTERPF1QPS, Form: "VSCATTERPF1QPS m32:vm64z{k!}", Opcode: "EVEX.512.66.0F38.W0 C7 /6", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz32, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc7},
+	{Op: OpVGATHERPF0QPD, Form: "VGATHERPF0QPD m64:vm64z{k!}", Opcode: "EVEX.512.66.0F38.W1 C7 /1", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc7},
+	{Op: OpVGATHERPF1QPD, Form: "VGATHERPF1QPD m64:vm64z{k!}", Opcode: "EVEX.512.66.0F38.W1 C7 /2", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc7},
+	{Op: OpVSCATTERPF0QPD, Form: "VSCATTERPF0QPD m64:vm64z{k!}", Opcode: "EVEX.512.66.0F38.W1 C7 /5", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc7},
+	{Op: OpVSCATTERPF1QPD, Form: "VSCATTERPF1QPD m64:vm64z{k!}", Opcode: "EVEX.512.66.0F38.W1 C7 /6", Group: GroupEVEX, Feature: FeatureAVX512PF, nargs: 1, args: [4]argSpec{{posRM, ArgMem, szNone, sz64, 0, false}}, attr: attrMaskMust | attrVSIB | attrPP66, opmap: 15, opcode: 0xc7},
+	{Op: OpVEXP2PS, Form: "VEXP2PS zmm{k}{z}, zmm/m512/m32bcst{sae}", Opcode: "EVEX.512.66.0F38.W0 C8 /r", Group: GroupEVEX, Feature: FeatureAVX512ER, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posRM, ArgVec, sz512, sz512, 0, false}}, attr: attrBcst32 | attrMask | attrSAE | attrZero | attrPP66, opmap: 15, opcode: 0xc8},
+	{Op: OpVEXP2PD, Form: "VEXP2PD zmm{k}{z}, zmm/m512/m64bcst{sae}", Opcode: "EVEX.512.66.0F38.W1 C8 /r", Group: GroupEVEX, Feature: FeatureAVX512ER, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posRM, ArgVec, sz512, sz512, 0, false}}, attr: attrBcst64 | attrMask | attrSAE | attrZero | attrPP66, opmap: 15, opcode: 0xc8},
+	{Op: OpVRCP28PS, Form: "VRCP28PS zmm{k}{z}, zmm/m512/m32bcst{sae}", Opcode: "EVEX.512.66.0F38.W0 CA /r", Group: GroupEVEX, Feature: FeatureAVX512ER, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posRM, ArgVec, sz512, sz512, 0, false}}, attr: attrBcst32 | attrMask | attrSAE | attrZero | attrPP66, opmap: 15, opcode: 0xca},
+	{Op: OpVRCP28PD, Form: "VRCP28PD zmm{k}{z}, zmm/m512/m64bcst{sae}", Opcode: "EVEX.512.66.0F38.W1 CA /r", Group: GroupEVEX, Feature: FeatureAVX512ER, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posRM, ArgVec, sz512, sz512, 0, false}}, attr: attrBcst64 | attrMask | attrSAE | attrZero | attrPP66, opmap: 15, opcode: 0xca},
+	{Op: OpVRSQRT28PS, Form: "VRSQRT28PS zmm{k}{z}, zmm/m512/m32bcst{sae}", Opcode: "EVEX.512.66.0F38.W0 CC /r", Group: GroupEVEX, Feature: FeatureAVX512ER, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posRM, ArgVec, sz512, sz512, 0, false}}, attr: attrBcst32 | attrMask | attrSAE | attrZero | attrPP66, opmap: 15, opcode: 0xcc},
+	{Op: OpVRSQRT28PD, Form: "VRSQRT28PD zmm{k}{z}, zmm/m512/m64bcst{sae}", Opcode: "EVEX.512.66.0F38.W1 CC /r", Group: GroupEVEX, Feature: FeatureAVX512ER, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posRM, ArgVec, sz512, sz512, 0, false}}, attr: attrBcst64 | attrMask | attrSAE | attrZero | attrPP66, opmap: 15, opcode: 0xcc},
+	{Op: OpVRCP28SS, Form: "VRCP28SS xmm{k}{z}, xmm, xmm/m32{sae}", Opcode: "EVEX.LIG.66.0F38.W0 CB /r", Group: GroupEVEX, Feature: FeatureAVX512ER, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xcb},
+	{Op: OpVRCP28SD, Form: "VRCP28SD xmm{k}{z}, xmm, xmm/m64{sae}", Opcode: "EVEX.LIG.66.0F38.W1 CB /r", Group: GroupEVEX, Feature: FeatureAVX512ER, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xcb},
+	{Op: OpVRSQRT28SS, Form: "VRSQRT28SS xmm{k}{z}, xmm, xmm/m32{sae}", Opcode: "EVEX.LIG.66.0F38.W0 CD /r", Group: GroupEVEX, Feature: FeatureAVX512ER, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xcd},
+	{Op: OpVRSQRT28SD, Form: "VRSQRT28SD xmm{k}{z}, xmm, xmm/m64{sae}", Opcode: "EVEX.LIG.66.0F38.W1 CD /r", Group: GroupEVEX, Feature: FeatureAVX512ER, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xcd},
+	{Op: OpVGF2P8MULB, Form: "VGF2P8MULB vmm{k}{z}, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38.W0 CF /r", Group: GroupEVEX, Feature: FeatureGFNI, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xcf},
+	{Op: OpVAESENC, Form: "VAESENC vmm, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 DC /r", Group: GroupEVEX, Feature: FeatureVAES, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 15, opcode: 0xdc},
+	{Op: OpVAESENCLAST, Form: "VAESENCLAST vmm, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 DD /r", Group: GroupEVEX, Feature: FeatureVAES, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 15, opcode: 0xdd},
+	{Op: OpVAESDEC, Form: "VAESDEC vmm, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 DE /r", Group: GroupEVEX, Feature: FeatureVAES, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 15, opcode: 0xde},
+	{Op: OpVAESDECLAST, Form: "VAESDECLAST vmm, vmm, vmm/mvl", Opcode: "EVEX.{128,256,512}.66.0F38 DF /r", Group: GroupEVEX, Feature: FeatureVAES, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrVvvv | attrPP66, opmap: 15, opcode: 0xdf},
+	{Op: OpVFMADDSUB132PS, Form: "VFMADDSUB132PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 96 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x96},
+	{Op: OpVFMSUBADD132PS, Form: "VFMSUBADD132PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 97 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x97},
+	{Op: OpVFMADD132PS, Form: "VFMADD132PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 98 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x98},
+	{Op: OpVFMSUB132PS, Form: "VFMSUB132PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 9A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9a},
+	{Op: OpVFNMADD132PS, Form: "VFNMADD132PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 9C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9c},
+	{Op: OpVFNMSUB132PS, Form: "VFNMSUB132PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 9E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9e},
+	{Op: OpVFMADDSUB132PD, Form: "VFMADDSUB132PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 96 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x96},
+	{Op: OpVFMSUBADD132PD, Form: "VFMSUBADD132PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 97 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x97},
+	{Op: OpVFMADD132PD, Form: "VFMADD132PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 98 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x98},
+	{Op: OpVFMSUB132PD, Form: "VFMSUB132PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 9A /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9a},
+	{Op: OpVFNMADD132PD, Form: "VFNMADD132PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 9C /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9c},
+	{Op: OpVFNMSUB132PD, Form: "VFNMSUB132PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 9E /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9e},
+	{Op: OpVFMADDSUB132PH, Form: "VFMADDSUB132PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 96 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x96},
+	{Op: OpVFMSUBADD132PH, Form: "VFMSUBADD132PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 97 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x97},
+	{Op: OpVFMADD132PH, Form: "VFMADD132PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 98 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x98},
+	{Op: OpVFMSUB132PH, Form: "VFMSUB132PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 9A /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x9a},
+	{Op: OpVFNMADD132PH, Form: "VFNMADD132PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 9C /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x9c},
+	{Op: OpVFNMSUB132PH, Form: "VFNMSUB132PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 9E /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x9e},
+	{Op: OpVFMADD132SS, Form: "VFMADD132SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 99 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x99},
+	{Op: OpVFMSUB132SS, Form: "VFMSUB132SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 9B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9b},
+	{Op: OpVFNMADD132SS, Form: "VFNMADD132SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 9D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9d},
+	{Op: OpVFNMSUB132SS, Form: "VFNMSUB132SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 9F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9f},
+	{Op: OpVFMADD132SD, Form: "VFMADD132SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 99 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x99},
+	{Op: OpVFMSUB132SD, Form: "VFMSUB132SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 9B /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9b},
+	{Op: OpVFNMADD132SD, Form: "VFNMADD132SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 9D /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9d},
+	{Op: OpVFNMSUB132SD, Form: "VFNMSUB132SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 9F /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0x9f},
+	{Op: OpVFMADD132SH, Form: "VFMADD132SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 99 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x99},
+	{Op: OpVFMSUB132SH, Form: "VFMSUB132SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 9B /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x9b},
+	{Op: OpVFNMADD132SH, Form: "VFNMADD132SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 9D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x9d},
+	{Op: OpVFNMSUB132SH, Form: "VFNMSUB132SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 9F /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x9f},
+	{Op: OpVFMADDSUB213PS, Form: "VFMADDSUB213PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 A6 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xa6},
+	{Op: OpVFMSUBADD213PS, Form: "VFMSUBADD213PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 A7 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xa7},
+	{Op: OpVFMADD213PS, Form: "VFMADD213PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 A8 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xa8},
+	{Op: OpVFMSUB213PS, Form: "VFMSUB213PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 AA /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xaa},
+	{Op: OpVFNMADD213PS, Form: "VFNMADD213PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 AC /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xac},
+	{Op: OpVFNMSUB213PS, Form: "VFNMSUB213PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 AE /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xae},
+	{Op: OpVFMADDSUB213PD, Form: "VFMADDSUB213PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 A6 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xa6},
+	{Op: OpVFMSUBADD213PD, Form: "VFMSUBADD213PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 A7 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xa7},
+	{Op: OpVFMADD213PD, Form: "VFMADD213PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 A8 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xa8},
+	{Op: OpVFMSUB213PD, Form: "VFMSUB213PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 AA /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xaa},
+	{Op: OpVFNMADD213PD, Form: "VFNMADD213PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 AC /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xac},
+	{Op: OpVFNMSUB213PD, Form: "VFNMSUB213PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 AE /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xae},
+	{Op: OpVFMADDSUB213PH, Form: "VFMADDSUB213PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 A6 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xa6},
+	{Op: OpVFMSUBADD213PH, Form: "VFMSUBADD213PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 A7 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xa7},
+	{Op: OpVFMADD213PH, Form: "VFMADD213PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 A8 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xa8},
+	{Op: OpVFMSUB213PH, Form: "VFMSUB213PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 AA /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xaa},
+	{Op: OpVFNMADD213PH, Form: "VFNMADD213PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 AC /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xac},
+	{Op: OpVFNMSUB213PH, Form: "VFNMSUB213PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 AE /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xae},
+	{Op: OpVFMADD213SS, Form: "VFMADD213SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 A9 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xa9},
+	{Op: OpVFMSUB213SS, Form: "VFMSUB213SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 AB /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xab},
+	{Op: OpVFNMADD213SS, Form: "VFNMADD213SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 AD /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xad},
+	{Op: OpVFNMSUB213SS, Form: "VFNMSUB213SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 AF /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xaf},
+	{Op: OpVFMADD213SD, Form: "VFMADD213SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 A9 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xa9},
+	{Op: OpVFMSUB213SD, Form: "VFMSUB213SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 AB /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xab},
+	{Op: OpVFNMADD213SD, Form: "VFNMADD213SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 AD /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xad},
+	{Op: OpVFNMSUB213SD, Form: "VFNMSUB213SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 AF /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xaf},
+	{Op: OpVFMADD213SH, Form: "VFMADD213SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 A9 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xa9},
+	{Op: OpVFMSUB213SH, Form: "VFMSUB213SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 AB /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xab},
+	{Op: OpVFNMADD213SH, Form: "VFNMADD213SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 AD /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xad},
+	{Op: OpVFNMSUB213SH, Form: "VFNMSUB213SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 AF /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xaf},
+	{Op: OpVFMADDSUB231PS, Form: "VFMADDSUB231PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 B6 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xb6},
+	{Op: OpVFMSUBADD231PS, Form: "VFMSUBADD231PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 B7 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xb7},
+	{Op: OpVFMADD231PS, Form: "VFMADD231PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 B8 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xb8},
+	{Op: OpVFMSUB231PS, Form: "VFMSUB231PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 BA /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xba},
+	{Op: OpVFNMADD231PS, Form: "VFNMADD231PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 BC /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xbc},
+	{Op: OpVFNMSUB231PS, Form: "VFNMSUB231PS vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W0 BE /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xbe},
+	{Op: OpVFMADDSUB231PD, Form: "VFMADDSUB231PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 B6 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xb6},
+	{Op: OpVFMSUBADD231PD, Form: "VFMSUBADD231PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 B7 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xb7},
+	{Op: OpVFMADD231PD, Form: "VFMADD231PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 B8 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xb8},
+	{Op: OpVFMSUB231PD, Form: "VFMSUB231PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 BA /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xba},
+	{Op: OpVFNMADD231PD, Form: "VFNMADD231PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 BC /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xbc},
+	{Op: OpVFNMSUB231PD, Form: "VFNMSUB231PD vmm{k}{z}, vmm, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.0F38.W1 BE /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xbe},
+	{Op: OpVFMADDSUB231PH, Form: "VFMADDSUB231PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 B6 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xb6},
+	{Op: OpVFMSUBADD231PH, Form: "VFMSUBADD231PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 B7 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xb7},
+	{Op: OpVFMADD231PH, Form: "VFMADD231PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 B8 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xb8},
+	{Op: OpVFMSUB231PH, Form: "VFMSUB231PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 BA /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xba},
+	{Op: OpVFNMADD231PH, Form: "VFNMADD231PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 BC /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xbc},
+	{Op: OpVFNMSUB231PH, Form: "VFNMSUB231PH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 BE /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xbe},
+	{Op: OpVFMADD231SS, Form: "VFMADD231SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 B9 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xb9},
+	{Op: OpVFMSUB231SS, Form: "VFMSUB231SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 BB /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xbb},
+	{Op: OpVFNMADD231SS, Form: "VFNMADD231SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 BD /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xbd},
+	{Op: OpVFNMSUB231SS, Form: "VFNMSUB231SS xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.66.0F38.W0 BF /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xbf},
+	{Op: OpVFMADD231SD, Form: "VFMADD231SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 B9 /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xb9},
+	{Op: OpVFMSUB231SD, Form: "VFMSUB231SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 BB /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xbb},
+	{Op: OpVFNMADD231SD, Form: "VFNMADD231SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 BD /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xbd},
+	{Op: OpVFNMSUB231SD, Form: "VFNMSUB231SD xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.66.0F38.W1 BF /r", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 15, opcode: 0xbf},
+	{Op: OpVFMADD231SH, Form: "VFMADD231SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 B9 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xb9},
+	{Op: OpVFMSUB231SH, Form: "VFMSUB231SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 BB /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xbb},
+	{Op: OpVFNMADD231SH, Form: "VFNMADD231SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 BD /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xbd},
+	{Op: OpVFNMSUB231SH, Form: "VFNMSUB231SH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 BF /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0xbf},
+	{Op: OpVPERMQ, Form: "VPERMQ vmm{k}{z}, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W1 00 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x0},
+	{Op: OpVPERMPD, Form: "VPERMPD vmm{k}{z}, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W1 01 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x1},
+	{Op: OpVALIGND, Form: "VALIGND vmm{k}{z}, vmm, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 03 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x3},
+	{Op: OpVALIGNQ, Form: "VALIGNQ vmm{k}{z}, vmm, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 03 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x3},
+	{Op: OpVPERMILPS, Form: "VPERMILPS vmm{k}{z}, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 04 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x4},
+	{Op: OpVPERMILPD, Form: "VPERMILPD vmm{k}{z}, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 05 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x5},
+	{Op: OpVRNDSCALEPS, Form: "VRNDSCALEPS vmm{k}{z}, vmm/mvl/m32bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 08 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrSAE | attrZero | attrPP66, opmap: 16, opcode: 0x8},
+	{Op: OpVRNDSCALEPD, Form: "VRNDSCALEPD vmm{k}{z}, vmm/mvl/m64bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 09 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrSAE | attrZero | attrPP66, opmap: 16, opcode: 0x9},
+	{Op: OpVRNDSCALESS, Form: "VRNDSCALESS xmm{k}{z}, xmm, xmm/m32{sae}, imm8", Opcode: "EVEX.LIG.66.0F3A.W0 0A /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0xa},
+	{Op: OpVRNDSCALESD, Form: "VRNDSCALESD xmm{k}{z}, xmm, xmm/m64{sae}, imm8", Opcode: "EVEX.LIG.66.0F3A.W1 0B /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0xb},
+	{Op: OpVPALIGNR, Form: "VPALIGNR vmm{k}{z}, vmm, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A 0F /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0xf},
+	{Op: OpVPEXTRB, Form: "VPEXTRB r32/m8, xmm, imm8", Opcode: "EVEX.128.66.0F3A 14 /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz8, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 16, opcode: 0x14},
+	{Op: OpVPEXTRW, Form: "VPEXTRW r32/m16, xmm, imm8", Opcode: "EVEX.128.66.0F3A 15 /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz16, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 16, opcode: 0x15},
+	{Op: OpVPEXTRD, Form: "VPEXTRD r/m32, xmm, imm8", Opcode: "EVEX.128.66.0F3A.W0 16 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 16, opcode: 0x16},
+	{Op: OpVPEXTRQ, Form: "VPEXTRQ r/m64, xmm, imm8", Opcode: "EVEX.128.66.0F3A.W1 16 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz64, sz64, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 16, opcode: 0x16},
+	{Op: OpVEXTRACTPS, Form: "VEXTRACTPS r/m32, xmm, imm8", Opcode: "EVEX.128.66.0F3A 17 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posRM, ArgGPR, sz32, sz32, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrPP66, opmap: 16, opcode: 0x17},
+	{Op: OpVPINSRB, Form: "VPINSRB xmm, xmm, r32/m8, imm8", Opcode: "EVEX.128.66.0F3A 20 /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz8, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 16, opcode: 0x20},
+	{Op: OpVINSERTPS, Form: "VINSERTPS xmm, xmm, xmm/m32, imm8", Opcode: "EVEX.128.66.0F3A.W0 21 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 16, opcode: 0x21},
+	{Op: OpVPINSRD, Form: "VPINSRD xmm, xmm, r/m32, imm8", Opcode: "EVEX.128.66.0F3A.W0 22 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 16, opcode: 0x22},
+	{Op: OpVPINSRQ, Form: "VPINSRQ xmm, xmm, r/m64, imm8", Opcode: "EVEX.128.66.0F3A.W1 22 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz64, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 16, opcode: 0x22},
+	{Op: OpVINSERTF32X4, Form: "VINSERTF32X4 vmm{k}{z}, vmm, xmm/m128, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W0 18 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x18},
+	{Op: OpVINSERTI32X4, Form: "VINSERTI32X4 vmm{k}{z}, vmm, xmm/m128, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W0 38 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x38},
+	{Op: OpVINSERTF64X2, Form: "VINSERTF64X2 vmm{k}{z}, vmm, xmm/m128, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W1 18 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x18},
+	{Op: OpVINSERTI64X2, Form: "VINSERTI64X2 vmm{k}{z}, vmm, xmm/m128, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W1 38 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, sz128, sz128, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x38},
+	{Op: OpVINSERTF32X8, Form: "VINSERTF32X8 zmm{k}{z}, zmm, ymm/m256, imm8", Opcode: "EVEX.512.66.0F3A.W0 1A /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posVvvv, ArgVec, sz512, szNone, 0, false}, {posRM, ArgVec, sz256, sz256, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x1a},
+	{Op: OpVINSERTI32X8, Form: "VINSERTI32X8 zmm{k}{z}, zmm, ymm/m256, imm8", Opcode: "EVEX.512.66.0F3A.W0 3A /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posVvvv, ArgVec, sz512, szNone, 0, false}, {posRM, ArgVec, sz256, sz256, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x3a},
+	{Op: OpVINSERTF64X4, Form: "VINSERTF64X4 zmm{k}{z}, zmm, ymm/m256, imm8", Opcode: "EVEX.512.66.0F3A.W1 1A /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posVvvv, ArgVec, sz512, szNone, 0, false}, {posRM, ArgVec, sz256, sz256, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x1a},
+	{Op: OpVINSERTI64X4, Form: "VINSERTI64X4 zmm{k}{z}, zmm, ymm/m256, imm8", Opcode: "EVEX.512.66.0F3A.W1 3A /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz512, szNone, 0, false}, {posVvvv, ArgVec, sz512, szNone, 0, false}, {posRM, ArgVec, sz256, sz256, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x3a},
+	{Op: OpVEXTRACTF32X4, Form: "VEXTRACTF32X4 xmm/m128{k}{z}, vmm, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W0 19 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x19},
+	{Op: OpVEXTRACTI32X4, Form: "VEXTRACTI32X4 xmm/m128{k}{z}, vmm, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W0 39 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x39},
+	{Op: OpVEXTRACTF64X2, Form: "VEXTRACTF64X2 xmm/m128{k}{z}, vmm, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W1 19 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x19},
+	{Op: OpVEXTRACTI64X2, Form: "VEXTRACTI64X2 xmm/m128{k}{z}, vmm, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W1 39 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, sz128, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x39},
+	{Op: OpVEXTRACTF32X8, Form: "VEXTRACTF32X8 ymm/m256{k}{z}, zmm, imm8", Opcode: "EVEX.512.66.0F3A.W0 1B /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz256, sz256, 0, false}, {posReg, ArgVec, sz512, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x1b},
+	{Op: OpVEXTRACTI32X8, Form: "VEXTRACTI32X8 ymm/m256{k}{z}, zmm, imm8", Opcode: "EVEX.512.66.0F3A.W0 3B /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz256, sz256, 0, false}, {posReg, ArgVec, sz512, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x3b},
+	{Op: OpVEXTRACTF64X4, Form: "VEXTRACTF64X4 ymm/m256{k}{z}, zmm, imm8", Opcode: "EVEX.512.66.0F3A.W1 1B /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz256, sz256, 0, false}, {posReg, ArgVec, sz512, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x1b},
+	{Op: OpVEXTRACTI64X4, Form: "VEXTRACTI64X4 ymm/m256{k}{z}, zmm, imm8", Opcode: "EVEX.512.66.0F3A.W1 3B /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz256, sz256, 0, false}, {posReg, ArgVec, sz512, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrZero | attrPP66, opmap: 16, opcode: 0x3b},
+	{Op: OpVCVTPS2PH, Form: "VCVTPS2PH vmm2/mvl2{k}{z}, vmm{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 1D /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posRM, ArgVec, szVR2, szVL2, 0, false}, {posReg, ArgVec, szVL, szNone, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrSAE | attrZero | attrPP66, opmap: 16, opcode: 0x1d},
+	{Op: OpVPCMPUD, Form: "VPCMPUD k{k}, vmm, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 1E /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrPP66, opmap: 16, opcode: 0x1e},
+	{Op: OpVPCMPUQ, Form: "VPCMPUQ k{k}, vmm, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 1E /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrPP66, opmap: 16, opcode: 0x1e},
+	{Op: OpVPCMPD, Form: "VPCMPD k{k}, vmm, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 1F /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrPP66, opmap: 16, opcode: 0x1f},
+	{Op: OpVPCMPQ, Form: "VPCMPQ k{k}, vmm, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 1F /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrPP66, opmap: 16, opcode: 0x1f},
+	{Op: OpVPCMPUB, Form: "VPCMPUB k{k}, vmm, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 3E /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrPP66, opmap: 16, opcode: 0x3e},
+	{Op: OpVPCMPUW, Form: "VPCMPUW k{k}, vmm, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 3E /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrPP66, opmap: 16, opcode: 0x3e},
+	{Op: OpVPCMPB, Form: "VPCMPB k{k}, vmm, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 3F /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrPP66, opmap: 16, opcode: 0x3f},
+	{Op: OpVPCMPW, Form: "VPCMPW k{k}, vmm, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 3F /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrPP66, opmap: 16, opcode: 0x3f},
+	{Op: OpVSHUFF32X4, Form: "VSHUFF32X4 vmm{k}{z}, vmm, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W0 23 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x23},
+	{Op: OpVSHUFF64X2, Form: "VSHUFF64X2 vmm{k}{z}, vmm, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W1 23 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x23},
+	{Op: OpVSHUFI32X4, Form: "VSHUFI32X4 vmm{k}{z}, vmm, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W0 43 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x43},
+	{Op: OpVSHUFI64X2, Form: "VSHUFI64X2 vmm{k}{z}, vmm, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{256,512}.66.0F3A.W1 43 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x43},
+	{Op: OpVPTERNLOGD, Form: "VPTERNLOGD vmm{k}{z}, vmm, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 25 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x25},
+	{Op: OpVPTERNLOGQ, Form: "VPTERNLOGQ vmm{k}{z}, vmm, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 25 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x25},
+	{Op: OpVGETMANTPS, Form: "VGETMANTPS vmm{k}{z}, vmm/mvl/m32bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 26 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrSAE | attrZero | attrPP66, opmap: 16, opcode: 0x26},
+	{Op: OpVGETMANTPD, Form: "VGETMANTPD vmm{k}{z}, vmm/mvl/m64bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 26 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrSAE | attrZero | attrPP66, opmap: 16, opcode: 0x26},
+	{Op: OpVGETMANTSS, Form: "VGETMANTSS xmm{k}{z}, xmm, xmm/m32{sae}, imm8", Opcode: "EVEX.LIG.66.0F3A.W0 27 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x27},
+	{Op: OpVGETMANTSD, Form: "VGETMANTSD xmm{k}{z}, xmm, xmm/m64{sae}, imm8", Opcode: "EVEX.LIG.66.0F3A.W1 27 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x27},
+	{Op: OpVDBPSADBW, Form: "VDBPSADBW vmm{k}{z}, vmm, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 42 /r ib", Group: GroupEVEX, Feature: FeatureAVX512BW, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x42},
+	{Op: OpVPCLMULQDQ, Form: "VPCLMULQDQ vmm, vmm, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A 44 /r ib", Group: GroupEVEX, Feature: FeatureVPCLMULQDQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrVvvv | attrPP66, opmap: 16, opcode: 0x44},
+	{Op: OpVRANGEPS, Form: "VRANGEPS vmm{k}{z}, vmm, vmm/mvl/m32bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 50 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x50},
+	{Op: OpVRANGEPD, Form: "VRANGEPD vmm{k}{z}, vmm, vmm/mvl/m64bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 50 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x50},
+	{Op: OpVRANGESS, Form: "VRANGESS xmm{k}{z}, xmm, xmm/m32{sae}, imm8", Opcode: "EVEX.LIG.66.0F3A.W0 51 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x51},
+	{Op: OpVRANGESD, Form: "VRANGESD xmm{k}{z}, xmm, xmm/m64{sae}, imm8", Opcode: "EVEX.LIG.66.0F3A.W1 51 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x51},
+	{Op: OpVFIXUPIMMPS, Form: "VFIXUPIMMPS vmm{k}{z}, vmm, vmm/mvl/m32bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 54 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x54},
+	{Op: OpVFIXUPIMMPD, Form: "VFIXUPIMMPD vmm{k}{z}, vmm, vmm/mvl/m64bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 54 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x54},
+	{Op: OpVFIXUPIMMSS, Form: "VFIXUPIMMSS xmm{k}{z}, xmm, xmm/m32{sae}, imm8", Opcode: "EVEX.LIG.66.0F3A.W0 55 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x55},
+	{Op: OpVFIXUPIMMSD, Form: "VFIXUPIMMSD xmm{k}{z}, xmm, xmm/m64{sae}, imm8", Opcode: "EVEX.LIG.66.0F3A.W1 55 /r ib", Group: GroupEVEX, Feature: FeatureAVX512F, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x55},
+	{Op: OpVREDUCEPS, Form: "VREDUCEPS vmm{k}{z}, vmm/mvl/m32bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 56 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrSAE | attrZero | attrPP66, opmap: 16, opcode: 0x56},
+	{Op: OpVREDUCEPD, Form: "VREDUCEPD vmm{k}{z}, vmm/mvl/m64bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 56 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrSAE | attrZero | attrPP66, opmap: 16, opcode: 0x56},
+	{Op: OpVREDUCESS, Form: "VREDUCESS xmm{k}{z}, xmm, xmm/m32{sae}, imm8", Opcode: "EVEX.LIG.66.0F3A.W0 57 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x57},
+	{Op: OpVREDUCESD, Form: "VREDUCESD xmm{k}{z}, xmm, xmm/m64{sae}, imm8", Opcode: "EVEX.LIG.66.0F3A.W1 57 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x57},
+	{Op: OpVFPCLASSPS, Form: "VFPCLASSPS k{k}, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 66 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrPP66, opmap: 16, opcode: 0x66},
+	{Op: OpVFPCLASSPD, Form: "VFPCLASSPD k{k}, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 66 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrPP66, opmap: 16, opcode: 0x66},
+	{Op: OpVFPCLASSSS, Form: "VFPCLASSSS k{k}, xmm/m32, imm8", Opcode: "EVEX.LIG.66.0F3A.W0 67 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrPP66, opmap: 16, opcode: 0x67},
+	{Op: OpVFPCLASSSD, Form: "VFPCLASSSD k{k}, xmm/m64, imm8", Opcode: "EVEX.LIG.66.0F3A.W1 67 /r ib", Group: GroupEVEX, Feature: FeatureAVX512DQ, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrPP66, opmap: 16, opcode: 0x67},
+	{Op: OpVPSHLDW, Form: "VPSHLDW vmm{k}{z}, vmm, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 70 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x70},
+	{Op: OpVPSHRDW, Form: "VPSHRDW vmm{k}{z}, vmm, vmm/mvl, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 72 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x72},
+	{Op: OpVPSHLDD, Form: "VPSHLDD vmm{k}{z}, vmm, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 71 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x71},
+	{Op: OpVPSHLDQ, Form: "VPSHLDQ vmm{k}{z}, vmm, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 71 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x71},
+	{Op: OpVPSHRDD, Form: "VPSHRDD vmm{k}{z}, vmm, vmm/mvl/m32bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W0 73 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst32 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x73},
+	{Op: OpVPSHRDQ, Form: "VPSHRDQ vmm{k}{z}, vmm, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 73 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_VBMI2, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0x73},
+	{Op: OpVGF2P8AFFINEQB, Form: "VGF2P8AFFINEQB vmm{k}{z}, vmm, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 CE /r ib", Group: GroupEVEX, Feature: FeatureGFNI, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0xce},
+	{Op: OpVGF2P8AFFINEINVQB, Form: "VGF2P8AFFINEINVQB vmm{k}{z}, vmm, vmm/mvl/m64bcst, imm8", Opcode: "EVEX.{128,256,512}.66.0F3A.W1 CF /r ib", Group: GroupEVEX, Feature: FeatureGFNI, nargs: 4, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst64 | attrMask | attrVvvv | attrZero | attrPP66, opmap: 16, opcode: 0xcf},
+	{Op: OpVSQRTPH, Form: "VSQRTPH vmm{k}{z}, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 51 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrZero, opmap: 18, opcode: 0x51},
+	{Op: OpVADDPH, Form: "VADDPH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 58 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero, opmap: 18, opcode: 0x58},
+	{Op: OpVMULPH, Form: "VMULPH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 59 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero, opmap: 18, opcode: 0x59},
+	{Op: OpVSUBPH, Form: "VSUBPH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 5C /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero, opmap: 18, opcode: 0x5c},
+	{Op: OpVDIVPH, Form: "VDIVPH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 5E /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero, opmap: 18, opcode: 0x5e},
+	{Op: OpVMINPH, Form: "VMINPH vmm{k}{z}, vmm, vmm/mvl/m16bcst{sae}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 5D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrMask | attrSAE | attrVvvv | attrZero, opmap: 18, opcode: 0x5d},
+	{Op: OpVMAXPH, Form: "VMAXPH vmm{k}{z}, vmm, vmm/mvl/m16bcst{sae}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 5F /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrMask | attrSAE | attrVvvv | attrZero, opmap: 18, opcode: 0x5f},
+	{Op: OpVSQRTSH, Form: "VSQRTSH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.F3.MAP5.W0 51 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 18, opcode: 0x51},
+	{Op: OpVADDSH, Form: "VADDSH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.F3.MAP5.W0 58 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 18, opcode: 0x58},
+	{Op: OpVMULSH, Form: "VMULSH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.F3.MAP5.W0 59 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 18, opcode: 0x59},
+	{Op: OpVSUBSH, Form: "VSUBSH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.F3.MAP5.W0 5C /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 18, opcode: 0x5c},
+	{Op: OpVDIVSH, Form: "VDIVSH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.F3.MAP5.W0 5E /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 18, opcode: 0x5e},
+	{Op: OpVMINSH, Form: "VMINSH xmm{k}{z}, xmm, xmm/m16{sae}", Opcode: "EVEX.LIG.F3.MAP5.W0 5D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPPRep, opmap: 18, opcode: 0x5d},
+	{Op: OpVMAXSH, Form: "VMAXSH xmm{k}{z}, xmm, xmm/m16{sae}", Opcode: "EVEX.LIG.F3.MAP5.W0 5F /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPPRep, opmap: 18, opcode: 0x5f},
+	{Op: OpVCMPPH, Form: "VCMPPH k{k}, vmm, vmm/mvl/m16bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.NP.0F3A.W0 C2 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst16 | attrMask | attrSAE | attrVvvv, opmap: 16, opcode: 0xc2},
+	{Op: OpVCMPSH, Form: "VCMPSH k{k}, xmm, xmm/m16{sae}, imm8", Opcode: "EVEX.LIG.F3.0F3A.W0 C2 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 4, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrPPRep, opmap: 16, opcode: 0xc2},
+	{Op: OpVUCOMISH, Form: "VUCOMISH xmm, xmm/m16{sae}", Opcode: "EVEX.LIG.NP.MAP5.W0 2E /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrLIG | attrSAE, opmap: 18, opcode: 0x2e},
+	{Op: OpVCOMISH, Form: "VCOMISH xmm, xmm/m16{sae}", Opcode: "EVEX.LIG.NP.MAP5.W0 2F /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, FlagsWritten: 0x8d5, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrLIG | attrSAE, opmap: 18, opcode: 0x2f},
+	{Op: OpVCVTDQ2PH, Form: "VCVTDQ2PH vmm2{k}{z}, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 5B /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrZero, opmap: 18, opcode: 0x5b},
+	{Op: OpVCVTUDQ2PH, Form: "VCVTUDQ2PH vmm2{k}{z}, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.F2.MAP5.W0 7A /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrZero | attrPPRep, opmap: 18, opcode: 0x7a},
+	{Op: OpVCVTPS2PHX, Form: "VCVTPS2PHX vmm2{k}{z}, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP5.W0 1D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR2, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrER | attrMask | attrZero | attrPP66, opmap: 18, opcode: 0x1d},
+	{Op: OpVCVTPD2PH, Form: "VCVTPD2PH vmm4{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP5.W1 5A /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR4, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero | attrPP66, opmap: 18, opcode: 0x5a},
+	{Op: OpVCVTQQ2PH, Form: "VCVTQQ2PH vmm4{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W1 5B /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR4, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero, opmap: 18, opcode: 0x5b},
+	{Op: OpVCVTUQQ2PH, Form: "VCVTUQQ2PH vmm4{k}{z}, vmm/mvl/m64bcst{er}", Opcode: "EVEX.{128,256,512}.F2.MAP5.W1 7A /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVR4, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst64 | attrER | attrMask | attrZero | attrPPRep, opmap: 18, opcode: 0x7a},
+	{Op: OpVCVTPH2DQ, Form: "VCVTPH2DQ vmm{k}{z}, vmm2/mvl2/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP5.W0 5B /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrZero | attrPP66, opmap: 18, opcode: 0x5b},
+	{Op: OpVCVTPH2UDQ, Form: "VCVTPH2UDQ vmm{k}{z}, vmm2/mvl2/m16bcst{er}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 79 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrZero, opmap: 18, opcode: 0x79},
+	{Op: OpVCVTTPH2DQ, Form: "VCVTTPH2DQ vmm{k}{z}, vmm2/mvl2/m16bcst{sae}", Opcode: "EVEX.{128,256,512}.F3.MAP5.W0 5B /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst16 | attrMask | attrSAE | attrZero | attrPPRep, opmap: 18, opcode: 0x5b},
+	{Op: OpVCVTTPH2UDQ, Form: "VCVTTPH2UDQ vmm{k}{z}, vmm2/mvl2/m16bcst{sae}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 78 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst16 | attrMask | attrSAE | attrZero, opmap: 18, opcode: 0x78},
+	{Op: OpVCVTPH2PSX, Form: "VCVTPH2PSX vmm{k}{z}, vmm2/mvl2/m16bcst{sae}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 13 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR2, szVL2, 0, false}}, attr: attrBcst16 | attrMask | attrSAE | attrZero | attrPP66, opmap: 19, opcode: 0x13},
+	{Op: OpVCVTPH2PD, Form: "VCVTPH2PD vmm{k}{z}, vmm4/mvl4/m16bcst{sae}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 5A /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrBcst16 | attrMask | attrSAE | attrZero, opmap: 18, opcode: 0x5a},
+	{Op: OpVCVTPH2QQ, Form: "VCVTPH2QQ vmm{k}{z}, vmm4/mvl4/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP5.W0 7B /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrZero | attrPP66, opmap: 18, opcode: 0x7b},
+	{Op: OpVCVTPH2UQQ, Form: "VCVTPH2UQQ vmm{k}{z}, vmm4/mvl4/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP5.W0 79 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrZero | attrPP66, opmap: 18, opcode: 0x79},
+	{Op: OpVCVTTPH2QQ, Form: "VCVTTPH2QQ vmm{k}{z}, vmm4/mvl4/m16bcst{sae}", Opcode: "EVEX.{128,256,512}.66.MAP5.W0 7A /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrBcst16 | attrMask | attrSAE | attrZero | attrPP66, opmap: 18, opcode: 0x7a},
+	{Op: OpVCVTTPH2UQQ, Form: "VCVTTPH2UQQ vmm{k}{z}, vmm4/mvl4/m16bcst{sae}", Opcode: "EVEX.{128,256,512}.66.MAP5.W0 78 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVR4, szVL4, 0, false}}, attr: attrBcst16 | attrMask | attrSAE | attrZero | attrPP66, opmap: 18, opcode: 0x78},
+	{Op: OpVCVTPH2UW, Form: "VCVTPH2UW vmm{k}{z}, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 7D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrZero, opmap: 18, opcode: 0x7d},
+	{Op: OpVCVTPH2W, Form: "VCVTPH2W vmm{k}{z}, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP5.W0 7D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrZero | attrPP66, opmap: 18, opcode: 0x7d},
+	{Op: OpVCVTUW2PH, Form: "VCVTUW2PH vmm{k}{z}, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.F2.MAP5.W0 7D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrZero | attrPPRep, opmap: 18, opcode: 0x7d},
+	{Op: OpVCVTW2PH, Form: "VCVTW2PH vmm{k}{z}, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.F3.MAP5.W0 7D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrZero | attrPPRep, opmap: 18, opcode: 0x7d},
+	{Op: OpVCVTTPH2UW, Form: "VCVTTPH2UW vmm{k}{z}, vmm/mvl/m16bcst{sae}", Opcode: "EVEX.{128,256,512}.NP.MAP5.W0 7C /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrMask | attrSAE | attrZero, opmap: 18, opcode: 0x7c},
+	{Op: OpVCVTTPH2W, Form: "VCVTTPH2W vmm{k}{z}, vmm/mvl/m16bcst{sae}", Opcode: "EVEX.{128,256,512}.66.MAP5.W0 7C /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrMask | attrSAE | attrZero | attrPP66, opmap: 18, opcode: 0x7c},
+	{Op: OpVCVTSD2SH, Form: "VCVTSD2SH xmm{k}{z}, xmm, xmm/m64{er}", Opcode: "EVEX.LIG.F2.MAP5.W1 5A /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz64, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 18, opcode: 0x5a},
+	{Op: OpVCVTSH2SD, Form: "VCVTSH2SD xmm{k}{z}, xmm, xmm/m16{sae}", Opcode: "EVEX.LIG.F3.MAP5.W0 5A /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPPRep, opmap: 18, opcode: 0x5a},
+	{Op: OpVCVTSH2SS, Form: "VCVTSH2SS xmm{k}{z}, xmm, xmm/m16{sae}", Opcode: "EVEX.LIG.NP.MAP6.W0 13 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero, opmap: 19, opcode: 0x13},
+	{Op: OpVCVTSS2SH, Form: "VCVTSS2SH xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.NP.MAP5.W0 1D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero, opmap: 18, opcode: 0x1d},
+	{Op: OpVCVTSH2SI, Form: "VCVTSH2SI ry, xmm/m16{er}", Opcode: "EVEX.LIG.F3.MAP5 2D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrPPRep, opmap: 18, opcode: 0x2d},
+	{Op: OpVCVTSH2USI, Form: "VCVTSH2USI ry, xmm/m16{er}", Opcode: "EVEX.LIG.F3.MAP5 79 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrPPRep, opmap: 18, opcode: 0x79},
+	{Op: OpVCVTTSH2SI, Form: "VCVTTSH2SI ry, xmm/m16{sae}", Opcode: "EVEX.LIG.F3.MAP5 2C /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrLIG | attrSAE | attrPPRep, opmap: 18, opcode: 0x2c},
+	{Op: OpVCVTTSH2USI, Form: "VCVTTSH2USI ry, xmm/m16{sae}", Opcode: "EVEX.LIG.F3.MAP5 78 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgGPR, szY, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrLIG | attrSAE | attrPPRep, opmap: 18, opcode: 0x78},
+	{Op: OpVCVTSI2SH, Form: "VCVTSI2SH xmm, xmm, r/my{er}", Opcode: "EVEX.LIG.F3.MAP5 2A /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrER | attrLIG | attrVvvv | attrPPRep, opmap: 18, opcode: 0x2a},
+	{Op: OpVCVTUSI2SH, Form: "VCVTUSI2SH xmm, xmm, r/my{er}", Opcode: "EVEX.LIG.F3.MAP5 7B /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, szY, szY, 0, false}}, attr: attrER | attrLIG | attrVvvv | attrPPRep, opmap: 18, opcode: 0x7b},
+	{Op: OpVFMADDCPH, Form: "VFMADDCPH vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.F3.MAP6.W0 56 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrDistinct | attrER | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 19, opcode: 0x56},
+	{Op: OpVFCMADDCPH, Form: "VFCMADDCPH vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.F2.MAP6.W0 56 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrDistinct | attrER | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 19, opcode: 0x56},
+	{Op: OpVFMULCPH, Form: "VFMULCPH vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.F3.MAP6.W0 D6 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrDistinct | attrER | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 19, opcode: 0xd6},
+	{Op: OpVFCMULCPH, Form: "VFCMULCPH vmm{k}{z}, vmm, vmm/mvl/m32bcst{er}", Opcode: "EVEX.{128,256,512}.F2.MAP6.W0 D6 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst32 | attrDistinct | attrER | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 19, opcode: 0xd6},
+	{Op: OpVFMADDCSH, Form: "VFMADDCSH xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.F3.MAP6.W0 57 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrDistinct | attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 19, opcode: 0x57},
+	{Op: OpVFCMADDCSH, Form: "VFCMADDCSH xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.F2.MAP6.W0 57 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrDistinct | attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 19, opcode: 0x57},
+	{Op: OpVFMULCSH, Form: "VFMULCSH xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.F3.MAP6.W0 D7 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrDistinct | attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 19, opcode: 0xd7},
+	{Op: OpVFCMULCSH, Form: "VFCMULCSH xmm{k}{z}, xmm, xmm/m32{er}", Opcode: "EVEX.LIG.F2.MAP6.W0 D7 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz32, 0, false}}, attr: attrDistinct | attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 19, opcode: 0xd7},
+	{Op: OpVFPCLASSPH, Form: "VFPCLASSPH k{k}, vmm/mvl/m16bcst, imm8", Opcode: "EVEX.{128,256,512}.NP.0F3A.W0 66 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst16 | attrMask, opmap: 16, opcode: 0x66},
+	{Op: OpVFPCLASSSH, Form: "VFPCLASSSH k{k}, xmm/m16, imm8", Opcode: "EVEX.LIG.NP.0F3A.W0 67 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgMask, sz64, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask, opmap: 16, opcode: 0x67},
+	{Op: OpVGETEXPPH, Form: "VGETEXPPH vmm{k}{z}, vmm/mvl/m16bcst{sae}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 42 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrMask | attrSAE | attrZero | attrPP66, opmap: 19, opcode: 0x42},
+	{Op: OpVGETEXPSH, Form: "VGETEXPSH xmm{k}{z}, xmm, xmm/m16{sae}", Opcode: "EVEX.LIG.66.MAP6.W0 43 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x43},
+	{Op: OpVRNDSCALEPH, Form: "VRNDSCALEPH vmm{k}{z}, vmm/mvl/m16bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.NP.0F3A.W0 08 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst16 | attrMask | attrSAE | attrZero, opmap: 16, opcode: 0x8},
+	{Op: OpVGETMANTPH, Form: "VGETMANTPH vmm{k}{z}, vmm/mvl/m16bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.NP.0F3A.W0 26 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst16 | attrMask | attrSAE | attrZero, opmap: 16, opcode: 0x26},
+	{Op: OpVREDUCEPH, Form: "VREDUCEPH vmm{k}{z}, vmm/mvl/m16bcst{sae}, imm8", Opcode: "EVEX.{128,256,512}.NP.0F3A.W0 56 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrBcst16 | attrMask | attrSAE | attrZero, opmap: 16, opcode: 0x56},
+	{Op: OpVRNDSCALESH, Form: "VRNDSCALESH xmm{k}{z}, xmm, xmm/m16{sae}, imm8", Opcode: "EVEX.LIG.NP.0F3A.W0 0A /r ib", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero, opmap: 16, opcode: 0xa},
+	{Op: OpVGETMANTSH, Form: "VGETMANTSH xmm{k}{z}, xmm, xmm/m16{sae}, imm8", Opcode: "EVEX.LIG.NP.0F3A.W0 27 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero, opmap: 16, opcode: 0x27},
+	{Op: OpVREDUCESH, Form: "VREDUCESH xmm{k}{z}, xmm, xmm/m16{sae}, imm8", Opcode: "EVEX.LIG.NP.0F3A.W0 57 /r ib", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 4, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}, {posImm, ArgImm, sz8, szNone, 0, false}}, imm1: immB, attr: attrLIG | attrMask | attrSAE | attrVvvv | attrZero, opmap: 16, opcode: 0x57},
+	{Op: OpVMOVSH, Form: "VMOVSH xmm{k}{z}, m16", Opcode: "EVEX.LIG.F3.MAP5.W0 10 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgMem, szNone, sz16, 0, false}}, attr: attrLIG | attrMask | attrZero | attrPPRep, opmap: 18, opcode: 0x10},
+	{Op: OpVMOVSH, Form: "VMOVSH m16{k}, xmm", Opcode: "EVEX.LIG.F3.MAP5.W0 11 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posRM, ArgMem, szNone, sz16, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrMask | attrPPRep, opmap: 18, opcode: 0x11},
+	{Op: OpVMOVSH, Form: "VMOVSH xmm{k}{z}, xmm, xmm", Opcode: "EVEX.LIG.F3.MAP5.W0 10 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 18, opcode: 0x10},
+	{Op: OpVMOVSH, Form: "VMOVSH xmm{k}{z}, xmm, xmm", Opcode: "EVEX.LIG.F3.MAP5.W0 11 /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posRM, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPPRep, opmap: 18, opcode: 0x11},
+	{Op: OpVMOVW, Form: "VMOVW xmm, r32/m16", Opcode: "EVEX.128.66.MAP5 6E /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posRM, ArgGPR, sz32, sz16, 0, false}}, attr: attrPP66, opmap: 18, opcode: 0x6e},
+	{Op: OpVMOVW, Form: "VMOVW r32/m16, xmm", Opcode: "EVEX.128.66.MAP5 7E /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posRM, ArgGPR, sz32, sz16, 0, false}, {posReg, ArgVec, sz128, szNone, 0, false}}, attr: attrPP66, opmap: 18, opcode: 0x7e},
+	{Op: OpVRCPPH, Form: "VRCPPH vmm{k}{z}, vmm/mvl/m16bcst", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 4C /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrMask | attrZero | attrPP66, opmap: 19, opcode: 0x4c},
+	{Op: OpVRSQRTPH, Form: "VRSQRTPH vmm{k}{z}, vmm/mvl/m16bcst", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 4E /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 2, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrMask | attrZero | attrPP66, opmap: 19, opcode: 0x4e},
+	{Op: OpVRCPSH, Form: "VRCPSH xmm{k}{z}, xmm, xmm/m16", Opcode: "EVEX.LIG.66.MAP6.W0 4D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x4d},
+	{Op: OpVRSQRTSH, Form: "VRSQRTSH xmm{k}{z}, xmm, xmm/m16", Opcode: "EVEX.LIG.66.MAP6.W0 4F /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x4f},
+	{Op: OpVSCALEFPH, Form: "VSCALEFPH vmm{k}{z}, vmm, vmm/mvl/m16bcst{er}", Opcode: "EVEX.{128,256,512}.66.MAP6.W0 2C /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, szVL, szNone, 0, false}, {posVvvv, ArgVec, szVL, szNone, 0, false}, {posRM, ArgVec, szVL, szVL, 0, false}}, attr: attrBcst16 | attrER | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x2c},
+	{Op: OpVSCALEFSH, Form: "VSCALEFSH xmm{k}{z}, xmm, xmm/m16{er}", Opcode: "EVEX.LIG.66.MAP6.W0 2D /r", Group: GroupEVEX, Feature: FeatureAVX512_FP16, nargs: 3, args: [4]argSpec{{posReg, ArgVec, sz128, szNone, 0, false}, {posVvvv, ArgVec, sz128, szNone, 0, false}, {posRM, ArgVec, sz128, sz16, 0, false}}, attr: attrER | attrLIG | attrMask | attrVvvv | attrZero | attrPP66, opmap: 19, opcode: 0x2d},
 }
 
 // matches and matchEnc are in the order of opcodeIndex, the most specific first.
@@ -4963,17 +6468,108 @@ var matches = [...]uint64{
 	0xffff01bb97, 0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97,
 	0xffff01bb97, 0xffff01bd97, 0xffff019b97, 0xffff019d97, 0xffff019b97, 0xffff019d97, 0xffff01bb97, 0xffff01bd97,
 	0xffff01bb97, 0xffff01bd97, 0xffff019d97, 0xffff019d97, 0xffff018b97, 0xffff018f97, 0xffff018fc7, 0xff01018b44,
-	0xff01018b24, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f,
-	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff019b8f, 0xffff019d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f,
+	0xff01018b24, 0xffff01bb27, 0xffff01bd47, 0xffff01baa7, 0xffff01bcc7, 0xffff01bb8f, 0xffff01bd97, 0xffff01bb27,
+	0xffff01bd47, 0xffff01baa7, 0xffff01bcc7, 0xffff01bb8f, 0xffff01bd97, 0xffff018b0f, 0xffff018a8f, 0xffff018c97,
+	0xffff01bba7, 0xffff01bdc7, 0xffff018a8f, 0xffff018c97, 0xffff01bb8f, 0xffff01bd97, 0xffff01bb8f, 0xffff01bd97,
+	0xffff018b0f, 0xffff018a8f, 0xffff018c97, 0xffff01bba7, 0xffff018a8f, 0xffff018c97, 0xffff01bb8f, 0xffff01bd97,
+	0xffff01bb8f, 0xffff01bd97, 0xffff01bbc4, 0xffff01bdc4, 0xffff01bfc3, 0xffff01bfa7, 0xffff01ba8f, 0xffff01bc97,
+	0xffff01bfa7, 0xffff01bfc7, 0xffff01bfa7, 0xffff01bfc7, 0xffff01bb8f, 0xffff01bd97, 0xffff01bb8f, 0xffff01bd97,
+	0xffff01bb8f, 0xffff01bd97, 0xffff01bba7, 0xffff01bdc7, 0xffff01bb8f, 0xffff01bd97, 0xffff01bb8f, 0xffff01bd97,
+	0xffff01bb8f, 0xffff01bd97, 0xffff01bb8f, 0xffff01bd97, 0xffff01bb8f, 0xffff01bd97, 0xffff01bba7, 0xffff01bdc7,
+	0xffff01bb8f, 0xffff01bd97, 0xffff01bba7, 0xffff01bdc7, 0xffff01bb8f, 0xffff01bd97, 0xffff01bba7, 0xffff01bdc7,
+	0xffff01bb8f, 0xffff01bb97, 0xffff01bba7, 0xffff01bd8f, 0xffff01bb8f, 0xffff01bd97, 0xffff01bba7, 0xffff01bdc7,
+	0xffff01bb8f, 0xffff01bd97, 0xffff01bba7, 0xffff01bdc7, 0xffff01bb8f, 0xffff01bd97, 0xffff01bba7, 0xffff01bdc7,
+	0xffff01bb8f, 0xffff01bd97, 0xffff01bba7, 0xffff01bdc7, 0xffff01bf97, 0xffff01bf97, 0xffff01bb97, 0xffff01bf97,
+	0xffff01bf97, 0xffff01bf97, 0xffff01bb97, 0xffff01bf97, 0xffff01bf97, 0xffff01bf97, 0xffff01bb97, 0xffff01bb97,
+	0xffff01bd97, 0xffff01bd97, 0xffff018b94, 0xffff018d94, 0xffff018f93, 0xffff01bb97, 0xffff01bd97, 0xffff01bba7,
+	0xffff01bda7, 0xffff01bbc7, 0xffff01bdc7, 0xffff01bb97, 0xffff01bfa7, 0xffff01bfc7, 0xff0401bf97, 0xff1001bf97,
+	0xff4001bf97, 0xff0101bb97, 0xff0201bb97, 0xff0401bb97, 0xff1001bb97, 0xff4001bb97, 0xff0101bd97, 0xff0201bd97,
+	0xff1001bd97, 0xff0401bd97, 0xff4001bd97, 0xff0801bf97, 0xff8001bf97, 0xffff01bf97, 0xffff01bf97, 0xffff01bb97,
+	0xffff01bb8f, 0xffff01bd8f, 0xffff01bb97, 0xffff01bd97, 0xffff01bfa7, 0xffff01bfc7, 0xffff01bb8f, 0xffff01bd8f,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bfa7, 0xffff01bfc7, 0xffff01bb97, 0xffff01bd97, 0xffff01bba7, 0xffff01bda7,
+	0xffff01bbc7, 0xffff01bdc7, 0xffff01bbc4, 0xffff01bdc4, 0xffff01bb97, 0xffff01bd97, 0xffff01bfc3, 0xffff01bfa7,
+	0xffff018b94, 0xffff018d94, 0xffff018f93, 0xffff018da7, 0xffff01bb97, 0xffff01bd97, 0xffff01bba7, 0xffff01bda7,
+	0xffff01bbc7, 0xffff01bdc7, 0xffff01bb8f, 0xffff01bd97, 0xffff01bba7, 0xffff01bdc7, 0xffff018f97, 0xffff018f17,
+	0xffff01bb8f, 0xffff01bd97, 0xffff01bf97, 0xffff01bb97, 0xffff01bd97, 0xffff01bd97, 0xffff01bf97, 0xffff018d97,
+	0xffff01bf97, 0xffff01bf97, 0xffff01bf97, 0xffff01bb97, 0xffff01bd97, 0xffff01bf97, 0xffff01bf97, 0xffff01bf97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bf97, 0xffff01bf97, 0xffff01bb97, 0xffff01bd97, 0xffff01bf97, 0xffff01bf97,
+	0xffff01bf97, 0xffff01bd97, 0xffff01bdc7, 0xffff01bba7, 0xffff01bda7, 0xffff01ba97, 0xffff01bf97, 0xffff01bf97,
+	0xffff01bf97, 0xffff01bb97, 0xffff01bd97, 0xffff01bf97, 0xffff01bf97, 0xffff01bf97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bf97, 0xffff01bb97, 0xffff01bd97, 0xffff01bd97, 0xffff01bf97, 0xffff01bf97, 0xffff01bf97, 0xffff01bf97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bf97, 0xffff01bf97, 0xffff01bb97, 0xffff01bf97, 0xffff01bf97, 0xffff01bf97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bd97, 0xffff01bba7, 0xffff01bd97, 0xffff01bba7, 0xffff01bd97, 0xffff01bba7,
+	0xffff01bba7, 0xffff01bb97, 0xffff01bb97, 0xffff01bd97, 0xffff01bba7, 0xffff01bb97, 0xffff01bd97, 0xffff01bba7,
+	0xffff01b397, 0xffff01b597, 0xffff01bb97, 0xffff01b597, 0xffff01b397, 0xffff01b297, 0xffff01b497, 0xffff01a297,
+	0xffff01a497, 0xffff01bf97, 0xffff01bf97, 0xffff01bb97, 0xffff01bd97, 0xffff01bba7, 0xffff01bf97, 0xffff01bba7,
+	0xffff01bf97, 0xffff01bba7, 0xffff01bf97, 0xffff01bba7, 0xffff01bf97, 0xffff01bba7, 0xffff01bf97, 0xffff01bba7,
+	0xffff01bb97, 0xffff01bb97, 0xffff01bd97, 0xffff01bba7, 0xffff01bda7, 0xffff01bb97, 0xffff01bd97, 0xffff01bba7,
+	0xffff01bda7, 0xffff01bb27, 0xffff01bd27, 0xffff01bd97, 0xffff01bb27, 0xffff01bd27, 0xffff01bd97, 0xffff01bd27,
+	0xffff01ba97, 0xffff01bb97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bba7, 0xffff01bf97,
+	0xffff01bba7, 0xffff01bf97, 0xffff01bba7, 0xffff01bf97, 0xffff01bba7, 0xffff01bf97, 0xffff01bba7, 0xffff01bf97,
+	0xffff01bba7, 0xffff01bb97, 0xffff01b397, 0xffff01b597, 0xffff01bd97, 0xffff01bb27, 0xffff01bd27, 0xffff01bf97,
+	0xffff01bb27, 0xffff01bd27, 0xffff01bb97, 0xffff01bd97, 0xffff01bb27, 0xffff01bf97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bf97, 0xffff01bb97, 0xffff01bd97, 0xffff01bf97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bb97, 0xffff01a2c7, 0xffff01bb97,
+	0xffff01bba7, 0xffff01a2c7, 0xffff01bb97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97,
+	0xffff01bd97, 0xffff01bb97, 0xffff01b297, 0xffff01b497, 0xffff01a297, 0xffff01a497, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bbc7, 0xffff01bdc7, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bba7, 0xffff01bbc7, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bb97, 0xffff01bb17, 0xffff01bb17, 0xffff01bb14, 0xffff01bd14, 0xffff01bf13, 0xffff01bb97,
+	0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01ba97, 0xffff01bc97, 0xffff01ba97, 0xffff01bc97, 0xffff01ba97, 0xffff01bc97, 0xffff01ba97,
+	0xffff01bc97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97,
+	0xffff01bd97, 0xffff01a2c7, 0xffff01bb97, 0xffff01bd97, 0xffff01bac7, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97,
+	0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01ba97,
+	0xffff01bc97, 0xffff01ba97, 0xffff01bc97, 0xffff01ba97, 0xffff01bc97, 0xffff01ba97, 0xffff01bc97, 0xffff01bb97,
+	0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01a2c7,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bac7, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97,
+	0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bd97, 0xffff01bd97, 0xffff01bb97,
+	0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97,
+	0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97,
+	0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xff0201a297, 0xff0401a297, 0xff2001a297,
+	0xff4001a297, 0xff0201a497, 0xff0401a497, 0xff2001a497, 0xff4001a497, 0xff0201a297, 0xff0401a297, 0xff2001a297,
+	0xff4001a297, 0xff0201a497, 0xff0401a497, 0xff2001a497, 0xff4001a497, 0xffff01a397, 0xffff01a597, 0xffff01a397,
+	0xffff01a597, 0xffff01bb97, 0xffff01bd97, 0xffff01a397, 0xffff01a597, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97,
+	0xffff01bf97, 0xffff01bf97, 0xffff01bf97, 0xffff01bf97, 0xffff01b597, 0xffff01b597, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bb8f, 0xffff01bd97, 0xffff01bb97, 0xffff01bb8f, 0xffff01bd97,
+	0xffff01bf97, 0xffff018f97, 0xffff018f97, 0xffff018b94, 0xffff018d94, 0xffff018f93, 0xffff018f97, 0xffff01b397,
+	0xffff01b597, 0xffff01b397, 0xffff01b597, 0xffff01a397, 0xffff01a597, 0xffff01a397, 0xffff01a597, 0xffff01bb97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff018f97, 0xffff018b97, 0xffff018b94, 0xffff018d94,
+	0xffff018f93, 0xffff01b397, 0xffff01b597, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb8f,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bb8f, 0xffff01b397, 0xffff01b597, 0xffff01b397, 0xffff01b597, 0xffff01a397,
+	0xffff01a597, 0xffff01a397, 0xffff01a597, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97,
+	0xffff01b397, 0xffff01b597, 0xffff01bf97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97,
+	0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb8f, 0xffff01bb97, 0xffff01bd97,
+	0xffff01bb8f, 0xffff01bb97, 0xffff01bd97, 0xffff01bb8f, 0xffff01bb97, 0xffff01bd97, 0xffff01bb8f, 0xffff01bd97,
+	0xffff01bb97, 0xffff01bd97, 0xffff01bd97, 0xffff01bb97, 0xffff01bd97, 0xffff01bb8f, 0xffff01bba7, 0xffff01bd97,
+	0xffff01bd97, 0xffff01baa7, 0xffff01bb27, 0xffff01baa7, 0xffff01bb27, 0xffff01bb97, 0xffff01bb8f, 0xffff01bfa7,
+	0xffff01bfa7, 0xffff01bfa7, 0xffff01bb8f, 0xffff01bb8f, 0xffff01bb8f, 0xffff01bba7, 0xffff01bb8f, 0xffff01bba7,
+	0xffff01bb8f, 0xffff01bba7, 0xffff01bd97, 0xffff01bb8f, 0xffff01bdc7, 0xffff01bba7, 0xffff01bb8f, 0xffff01bd8f,
+	0xffff01bb97, 0xffff01bba7, 0xffff01bb8f, 0xffff01bba7, 0xffff01bb8f, 0xffff01bba7, 0xffff01bb8f, 0xffff01bba7,
+	0xffff01bb8f, 0xffff01bba7, 0xffff018f97, 0xffff01bb8f, 0xffff01bb97, 0xffff01bfa7, 0xffff01bb8f, 0xffff01bb97,
+	0xffff01bfa7, 0xffff01bbc7, 0xffff01bdc7, 0xffff01bb97, 0xffff01bb97, 0xffff01bfa7, 0xffff01bb8f, 0xffff01bb97,
+	0xffff01bb8f, 0xffff01bb97, 0xffff01bbc7, 0xffff01bba7, 0xffff018f97, 0xffff01bb97, 0xffff01bb8f, 0xffff01bb97,
+	0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bba7,
+	0xffff01bbc7, 0xffff01bba7, 0xffff01bbc7, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97,
+	0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97,
+	0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97,
+	0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97, 0xffff01bb97,
+	0xffff01bb97, 0xffff01bba7, 0xffff01bbc7, 0xffff01bba7, 0xffff01bbc7, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f,
+	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff019b8f,
+	0xffff019d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f,
 	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f,
-	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xff02018f8f, 0xff04018f8f, 0xff08018f8f,
-	0xff10018f8f, 0xff20018f8f, 0xff40018f8f, 0xff80018f8f, 0xff02018f8f, 0xff40018f8f, 0xff01018f0f, 0xff02018f0f,
-	0xffff019b8f, 0xffff019b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f,
+	0xffff018b8f, 0xff02018f8f, 0xff04018f8f, 0xff08018f8f, 0xff10018f8f, 0xff20018f8f, 0xff40018f8f, 0xff80018f8f,
+	0xff02018f8f, 0xff40018f8f, 0xff01018f0f, 0xff02018f0f, 0xffff019b8f, 0xffff019b8f, 0xffff018b8f, 0xffff018b8f,
 	0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f,
 	0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f,
-	0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f,
+	0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f, 0xffff018b8f, 0xffff018d8f,
 	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f,
-	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018f8f, 0xff01018f8f, 0xff02018f8f}
+	0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018b8f, 0xffff018f8f,
+	0xff01018f8f, 0xff02018f8f}
 
 var matchEnc = [...]uint16{
 	0, 2, 4, 6, 8, 10, 336, 340, 40, 43, 46, 49, 52, 55, 337, 20,
@@ -5086,12 +6682,58 @@ var matchEnc = [...]uint16{
 	1763, 1762, 1764, 1579, 1580, 1581, 1721, 1725, 1722, 1726, 1723, 1727, 1724, 1728, 1582, 1583,
 	1584, 1585, 1729, 1737, 1730, 1738, 1745, 1753, 1746, 1754, 1731, 1739, 1732, 1740, 1747, 1755,
 	1748, 1756, 1733, 1741, 1734, 1742, 1749, 1757, 1750, 1758, 1735, 1743, 1736, 1744, 1751, 1759,
-	1752, 1760, 1594, 1595, 1718, 1587, 1204, 1221, 1222, 1765, 1766, 1767, 1768, 1769, 1771, 1772,
-	1773, 1774, 1775, 1777, 1778, 1779, 1780, 1770, 1776, 1781, 1782, 1783, 1784, 1785, 1786, 1787,
-	1788, 1789, 1790, 1791, 1792, 1836, 1837, 1838, 1839, 1840, 1841, 1842, 1843, 1844, 1846, 1847,
-	1793, 1794, 1795, 1796, 1797, 1809, 1798, 1810, 1799, 1811, 1800, 1812, 1801, 1813, 1802, 1814,
-	1803, 1815, 1804, 1816, 1805, 1817, 1806, 1818, 1807, 1819, 1808, 1820, 1821, 1822, 1823, 1824,
-	1825, 1826, 1830, 1831, 1832, 1833, 1834, 1835, 1827, 1828, 1829, 1845, 1848, 1849}
+	1752, 1760, 1594, 1595, 1718, 1587, 1204, 1221, 1222, 1858, 1859, 1860, 1861, 1850, 1854, 1862,
+	1863, 1864, 1865, 1852, 1856, 1866, 1868, 1872, 1876, 1878, 1870, 1874, 1879, 1881, 1880, 1882,
+	1867, 1869, 1873, 1877, 1871, 1875, 1851, 1855, 1853, 1857, 1884, 1885, 1884, 1883, 1886, 1887,
+	1888, 1890, 1889, 1891, 1892, 1894, 1893, 1895, 1896, 1897, 1918, 1923, 1898, 1902, 1899, 1903,
+	1900, 1904, 1901, 1905, 1906, 1910, 1919, 1924, 1907, 1911, 1920, 1925, 1932, 1933, 1934, 1935,
+	1936, 1937, 1938, 1939, 1908, 1912, 1921, 1926, 1914, 1916, 1928, 1930, 1909, 1913, 1922, 1927,
+	1915, 1917, 1929, 1931, 2021, 2022, 1994, 2023, 2015, 2016, 2011, 2024, 2025, 2026, 1995, 2019,
+	2002, 2003, 1973, 1974, 1973, 1979, 1980, 1981, 1982, 1987, 1988, 2059, 2060, 2061, 2062, 2063,
+	2064, 2065, 2066, 2067, 2068, 2069, 2070, 2071, 2072, 2073, 2074, 2075, 2076, 2017, 2018, 2012,
+	1944, 1946, 1948, 1952, 1956, 1958, 1945, 1947, 1950, 1954, 1957, 1959, 1949, 1953, 1960, 1961,
+	1962, 1963, 1965, 1966, 1951, 1955, 1965, 1964, 1975, 1976, 1975, 1977, 1983, 1984, 1985, 1986,
+	1989, 1990, 1967, 1968, 1969, 1970, 1992, 1993, 1971, 1972, 2056, 2050, 2053, 2005, 2027, 1978,
+	2028, 2029, 2030, 1998, 2006, 2031, 2032, 2033, 1999, 2007, 2034, 2057, 2051, 2054, 2035, 2036,
+	2037, 1940, 1941, 1942, 1943, 1991, 2038, 2039, 2040, 2000, 2008, 2041, 2042, 2043, 2001, 2009,
+	2058, 2052, 2055, 2010, 2044, 2049, 2045, 2046, 1996, 2004, 2047, 2048, 1997, 2077, 2078, 2079,
+	2084, 2085, 2086, 2099, 2087, 2102, 2088, 2105, 2108, 2117, 2092, 2097, 2111, 2093, 2098, 2114,
+	2118, 2120, 2122, 2124, 2126, 2128, 2130, 2132, 2134, 2144, 2145, 2146, 2147, 2100, 2148, 2103,
+	2150, 2106, 2151, 2109, 2152, 2112, 2153, 2115, 2158, 2160, 2161, 2162, 2163, 2164, 2165, 2166,
+	2167, 2169, 2170, 2168, 2173, 2174, 2014, 2142, 2177, 2020, 2178, 2179, 2180, 2181, 2101, 2149,
+	2104, 2154, 2107, 2155, 2110, 2156, 2113, 2157, 2116, 2159, 2119, 2121, 2013, 2171, 2172, 2080,
+	2175, 2176, 2182, 2186, 2143, 2081, 2183, 2187, 2082, 2184, 2188, 2083, 2185, 2189, 2190, 2191,
+	2192, 2193, 2194, 2195, 2196, 2197, 2089, 2094, 2090, 2095, 2091, 2096, 2200, 2201, 2204, 2205,
+	2202, 2203, 2206, 2207, 2208, 2209, 2215, 2210, 2212, 2216, 2211, 2221, 2222, 2223, 2224, 2123,
+	2125, 2127, 2129, 2131, 2133, 2135, 2225, 2226, 2227, 2228, 2237, 2238, 2239, 2240, 2241, 2242,
+	2243, 2244, 2245, 2247, 2248, 2213, 2214, 2246, 2249, 2250, 2251, 2254, 2257, 2261, 2258, 2262,
+	2136, 2137, 2138, 2139, 2140, 2141, 2140, 2252, 2255, 2259, 2263, 2260, 2264, 2265, 2229, 2230,
+	2231, 2232, 2233, 2234, 2235, 2236, 2253, 2256, 2266, 2269, 2271, 2273, 2275, 2270, 2272, 2274,
+	2276, 2316, 2322, 2317, 2323, 2318, 2324, 2334, 2338, 2217, 2319, 2325, 2219, 2335, 2339, 2320,
+	2326, 2336, 2340, 2321, 2327, 2337, 2341, 2277, 2279, 2281, 2283, 2278, 2280, 2282, 2284, 2346,
+	2352, 2347, 2353, 2348, 2354, 2364, 2368, 2218, 2349, 2355, 2220, 2365, 2369, 2350, 2356, 2366,
+	2370, 2351, 2357, 2367, 2371, 2267, 2268, 2376, 2382, 2377, 2383, 2378, 2384, 2394, 2398, 2379,
+	2385, 2395, 2399, 2380, 2386, 2396, 2400, 2381, 2387, 2397, 2401, 2198, 2199, 2285, 2286, 2287,
+	2288, 2289, 2290, 2291, 2292, 2293, 2294, 2295, 2296, 2297, 2298, 2299, 2300, 2301, 2302, 2303,
+	2304, 2307, 2308, 2305, 2306, 2309, 2310, 2311, 2312, 2313, 2314, 2315, 2406, 2407, 2408, 2409,
+	2410, 2411, 2412, 2549, 2413, 2414, 2552, 2415, 2416, 2417, 2418, 2419, 2420, 2419, 2421, 2426,
+	2428, 2434, 2436, 2430, 2432, 2438, 2440, 2442, 2443, 2444, 2445, 2446, 2422, 2423, 2424, 2425,
+	2424, 2451, 2452, 2455, 2456, 2457, 2458, 2550, 2459, 2460, 2553, 2427, 2429, 2435, 2437, 2431,
+	2433, 2439, 2441, 2447, 2448, 2449, 2450, 2461, 2453, 2454, 2462, 2463, 2464, 2465, 2466, 2467,
+	2468, 2469, 2470, 2471, 2472, 2551, 2473, 2474, 2554, 2475, 2476, 2545, 2477, 2478, 2546, 2479,
+	2481, 2482, 2480, 2483, 2484, 2501, 2502, 2485, 2486, 2555, 2557, 2556, 2558, 2507, 2530, 2535,
+	2533, 2531, 2503, 2504, 2487, 2494, 2488, 2495, 2489, 2496, 2508, 2516, 2527, 2528, 2505, 2509,
+	2511, 2513, 2490, 2497, 2492, 2499, 2491, 2498, 2493, 2500, 2559, 2514, 2520, 2534, 2512, 2518,
+	2532, 2506, 2510, 2519, 2517, 2536, 2525, 2526, 2521, 2522, 2523, 2524, 2560, 2515, 2529, 2565,
+	2566, 2547, 2548, 2561, 2563, 2562, 2564, 2537, 2538, 2541, 2542, 2328, 2329, 2330, 2342, 2331,
+	2343, 2332, 2344, 2333, 2345, 2358, 2359, 2360, 2372, 2361, 2373, 2362, 2374, 2363, 2375, 2388,
+	2389, 2390, 2402, 2391, 2403, 2392, 2404, 2393, 2405, 2539, 2540, 2543, 2544, 1765, 1766, 1767,
+	1768, 1769, 1771, 1772, 1773, 1774, 1775, 1777, 1778, 1779, 1780, 1770, 1776, 1781, 1782, 1783,
+	1784, 1785, 1786, 1787, 1788, 1789, 1790, 1791, 1792, 1836, 1837, 1838, 1839, 1840, 1841, 1842,
+	1843, 1844, 1846, 1847, 1793, 1794, 1795, 1796, 1797, 1809, 1798, 1810, 1799, 1811, 1800, 1812,
+	1801, 1813, 1802, 1814, 1803, 1815, 1804, 1816, 1805, 1817, 1806, 1818, 1807, 1819, 1808, 1820,
+	1821, 1822, 1823, 1824, 1825, 1826, 1830, 1831, 1832, 1833, 1834, 1835, 1827, 1828, 1829, 1845,
+	1848, 1849}
 
 // opcodeIndex gives the first row of a map and opcode; the next element ends it.
 var opcodeIndex = [numMaps*256 + 1]uint16{
@@ -5320,166 +6962,166 @@ var opcodeIndex = [numMaps*256 + 1]uint16{
 	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
 	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
 	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769, 1769,
-	1769, 1769, 1769, 1769, 1769, 1769, 1770, 1771, 1772, 1772, 1772, 1772, 1772, 1772, 1772, 1773,
-	1774, 1774, 1774, 1774, 1774, 1774, 1775, 1776, 1777, 1777, 1777, 1777, 1777, 1777, 1777, 1778,
-	1779, 1779, 1779, 1781, 1783, 1783, 1783, 1784, 1784, 1784, 1784, 1784, 1784, 1784, 1784, 1784,
-	1784, 1784, 1784, 1784, 1784, 1784, 1784, 1785, 1785, 1785, 1785, 1785, 1785, 1785, 1785, 1785,
-	1785, 1786, 1787, 1788, 1789, 1789, 1789, 1789, 1789, 1789, 1789, 1789, 1789, 1790, 1791, 1792,
-	1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793,
-	1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1793, 1794, 1795, 1796,
-	1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797, 1797,
-	1797, 1797, 1804, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806, 1806,
-	1806, 1806, 1806, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
-	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
-	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
-	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
-	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
-	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
-	1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808, 1808,
-	1808, 1809, 1810, 1811, 1812, 1812, 1812, 1812, 1812, 1812, 1812, 1812, 1812, 1812, 1812, 1812,
-	1812, 1814, 1816, 1818, 1820, 1822, 1824, 1826, 1828, 1830, 1832, 1834, 1836, 1836, 1836, 1836,
-	1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836,
-	1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836, 1836,
-	1836, 1836, 1837, 1838, 1839, 1839, 1839, 1840, 1841, 1841, 1841, 1841, 1842, 1842, 1842, 1842,
-	1842, 1842, 1843, 1844, 1845, 1845, 1845, 1846, 1847, 1847, 1847, 1847, 1848, 1848, 1848, 1848,
-	1848, 1848, 1849, 1850, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851,
-	1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851,
-	1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851, 1851,
-	1851, 1852, 1852, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854, 1854,
-	1854}
+	1769, 1775, 1781, 1786, 1788, 1790, 1792, 1796, 1798, 1798, 1798, 1798, 1798, 1798, 1798, 1798,
+	1798, 1798, 1798, 1798, 1798, 1798, 1798, 1798, 1798, 1800, 1802, 1806, 1808, 1810, 1812, 1814,
+	1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816,
+	1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816, 1816,
+	1816, 1816, 1820, 1820, 1820, 1822, 1824, 1826, 1828, 1832, 1836, 1840, 1844, 1848, 1852, 1856,
+	1860, 1861, 1862, 1863, 1864, 1865, 1866, 1867, 1868, 1869, 1870, 1871, 1872, 1873, 1874, 1877,
+	1883, 1886, 1889, 1897, 1901, 1902, 1903, 1904, 1904, 1910, 1916, 1922, 1928, 1928, 1928, 1932,
+	1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938,
+	1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938,
+	1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938,
+	1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938, 1938,
+	1938, 1938, 1938, 1942, 1942, 1943, 1944, 1946, 1946, 1946, 1946, 1946, 1946, 1946, 1946, 1946,
+	1946, 1946, 1947, 1948, 1949, 1950, 1951, 1952, 1952, 1953, 1954, 1955, 1957, 1958, 1959, 1960,
+	1962, 1963, 1964, 1966, 1967, 1968, 1969, 1973, 1974, 1975, 1976, 1977, 1979, 1980, 1981, 1982,
+	1984, 1984, 1985, 1986, 1987, 1988, 1989, 1990, 1990, 1991, 1992, 1993, 1994, 1995, 1996, 1997,
+	1997, 1998, 1998, 1998, 1998, 1999, 1999, 1999, 1999, 1999, 1999, 1999, 2000, 2001, 2002, 2002,
+	2002, 2004, 2006, 2008, 2010, 2013, 2016, 2018, 2018, 2019, 2021, 2023, 2025, 2026, 2027, 2028,
+	2029, 2031, 2033, 2035, 2037, 2039, 2041, 2045, 2049, 2052, 2055, 2057, 2058, 2060, 2062, 2062,
+	2062, 2064, 2066, 2068, 2070, 2072, 2074, 2076, 2077, 2080, 2084, 2086, 2088, 2089, 2091, 2092,
+	2094, 2096, 2096, 2098, 2100, 2102, 2104, 2106, 2108, 2108, 2108, 2108, 2108, 2110, 2112, 2114,
+	2116, 2117, 2118, 2121, 2123, 2125, 2127, 2127, 2127, 2128, 2130, 2132, 2134, 2134, 2134, 2134,
+	2134, 2134, 2134, 2136, 2138, 2140, 2142, 2144, 2144, 2146, 2146, 2146, 2146, 2146, 2146, 2146,
+	2146, 2147, 2149, 2152, 2154, 2154, 2156, 2158, 2160, 2161, 2162, 2163, 2164, 2167, 2169, 2171,
+	2173, 2173, 2173, 2173, 2174, 2174, 2174, 2174, 2174, 2176, 2178, 2180, 2182, 2182, 2184, 2184,
+	2185, 2187, 2189, 2191, 2193, 2193, 2193, 2195, 2197, 2199, 2201, 2204, 2207, 2209, 2211, 2213,
+	2215, 2217, 2219, 2221, 2223, 2223, 2223, 2225, 2227, 2229, 2231, 2234, 2237, 2239, 2241, 2243,
+	2245, 2245, 2245, 2245, 2245, 2246, 2247, 2249, 2251, 2253, 2255, 2257, 2259, 2261, 2263, 2265,
+	2267, 2267, 2267, 2267, 2267, 2269, 2269, 2277, 2285, 2287, 2287, 2289, 2291, 2293, 2295, 2295,
+	2296, 2296, 2296, 2296, 2296, 2296, 2296, 2296, 2296, 2296, 2296, 2296, 2296, 2297, 2298, 2299,
+	2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300,
+	2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300, 2300,
+	2300, 2301, 2302, 2302, 2304, 2305, 2306, 2306, 2306, 2308, 2309, 2311, 2312, 2312, 2312, 2312,
+	2313, 2313, 2313, 2313, 2313, 2314, 2315, 2318, 2319, 2321, 2323, 2325, 2327, 2327, 2328, 2330,
+	2332, 2333, 2334, 2337, 2339, 2339, 2341, 2344, 2347, 2347, 2347, 2347, 2347, 2347, 2347, 2347,
+	2347, 2347, 2347, 2347, 2347, 2347, 2347, 2347, 2347, 2349, 2351, 2353, 2355, 2355, 2355, 2357,
+	2359, 2359, 2359, 2360, 2362, 2363, 2363, 2363, 2363, 2363, 2363, 2363, 2363, 2363, 2363, 2363,
+	2363, 2365, 2367, 2367, 2367, 2369, 2371, 2374, 2377, 2377, 2377, 2377, 2377, 2377, 2377, 2377,
+	2377, 2377, 2377, 2377, 2377, 2377, 2377, 2380, 2383, 2383, 2383, 2383, 2383, 2383, 2383, 2383,
+	2383, 2384, 2386, 2387, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389,
+	2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389,
+	2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389,
+	2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389,
+	2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389, 2389,
+	2389, 2389, 2389, 2391, 2391, 2391, 2391, 2391, 2391, 2391, 2391, 2391, 2391, 2391, 2391, 2392,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393, 2393,
+	2393, 2395, 2397, 2397, 2397, 2397, 2397, 2397, 2397, 2397, 2397, 2397, 2397, 2397, 2399, 2399,
+	2399, 2399, 2399, 2399, 2399, 2399, 2399, 2399, 2399, 2399, 2399, 2400, 2400, 2401, 2402, 2403,
+	2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404,
+	2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404, 2404,
+	2404, 2404, 2406, 2406, 2406, 2406, 2406, 2406, 2406, 2408, 2410, 2414, 2418, 2420, 2422, 2424,
+	2426, 2426, 2426, 2426, 2426, 2426, 2426, 2426, 2426, 2426, 2426, 2426, 2426, 2426, 2426, 2427,
+	2427, 2427, 2427, 2427, 2427, 2427, 2427, 2427, 2427, 2430, 2433, 2436, 2438, 2440, 2444, 2445,
+	2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445,
+	2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445,
+	2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445,
+	2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445,
+	2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445,
+	2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445,
+	2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445,
+	2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445,
+	2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445, 2445,
+	2445, 2445, 2445, 2445, 2447, 2447, 2447, 2447, 2447, 2447, 2447, 2447, 2447, 2447, 2447, 2447,
+	2447, 2447, 2447, 2447, 2447, 2447, 2447, 2447, 2447, 2447, 2447, 2447, 2447, 2448, 2449, 2449,
+	2449, 2449, 2449, 2449, 2449, 2449, 2449, 2449, 2449, 2449, 2449, 2449, 2449, 2449, 2449, 2449,
+	2449, 2449, 2449, 2450, 2451, 2451, 2451, 2451, 2451, 2451, 2451, 2451, 2451, 2452, 2453, 2454,
+	2455, 2455, 2455, 2455, 2455, 2455, 2455, 2457, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459,
+	2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459,
+	2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459,
+	2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459, 2459,
+	2459, 2459, 2459, 2459, 2459, 2459, 2459, 2460, 2461, 2462, 2463, 2464, 2465, 2466, 2467, 2468,
+	2469, 2469, 2469, 2469, 2469, 2469, 2469, 2470, 2471, 2472, 2473, 2474, 2475, 2476, 2477, 2478,
+	2479, 2479, 2479, 2479, 2479, 2479, 2479, 2480, 2481, 2482, 2483, 2484, 2485, 2486, 2487, 2488,
+	2489, 2489, 2489, 2489, 2489, 2489, 2489, 2489, 2489, 2489, 2489, 2489, 2489, 2489, 2489, 2489,
+	2489, 2489, 2489, 2489, 2489, 2489, 2489, 2491, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493, 2493,
+	2493, 2493, 2493, 2493, 2493, 2493, 2494, 2495, 2496, 2496, 2496, 2496, 2496, 2496, 2496, 2497,
+	2498, 2498, 2498, 2498, 2498, 2498, 2499, 2500, 2501, 2501, 2501, 2501, 2501, 2501, 2501, 2502,
+	2503, 2503, 2503, 2505, 2507, 2507, 2507, 2508, 2508, 2508, 2508, 2508, 2508, 2508, 2508, 2508,
+	2508, 2508, 2508, 2508, 2508, 2508, 2508, 2509, 2509, 2509, 2509, 2509, 2509, 2509, 2509, 2509,
+	2509, 2510, 2511, 2512, 2513, 2513, 2513, 2513, 2513, 2513, 2513, 2513, 2513, 2514, 2515, 2516,
+	2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517,
+	2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2517, 2518, 2519, 2520,
+	2521, 2521, 2521, 2521, 2521, 2521, 2521, 2521, 2521, 2521, 2521, 2521, 2521, 2521, 2521, 2521,
+	2521, 2521, 2528, 2530, 2530, 2530, 2530, 2530, 2530, 2530, 2530, 2530, 2530, 2530, 2530, 2530,
+	2530, 2530, 2530, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532,
+	2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532,
+	2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532,
+	2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532,
+	2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532,
+	2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532,
+	2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532, 2532,
+	2532, 2533, 2534, 2535, 2536, 2536, 2536, 2536, 2536, 2536, 2536, 2536, 2536, 2536, 2536, 2536,
+	2536, 2538, 2540, 2542, 2544, 2546, 2548, 2550, 2552, 2554, 2556, 2558, 2560, 2560, 2560, 2560,
+	2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560,
+	2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560, 2560,
+	2560, 2560, 2561, 2562, 2563, 2563, 2563, 2564, 2565, 2565, 2565, 2565, 2566, 2566, 2566, 2566,
+	2566, 2566, 2567, 2568, 2569, 2569, 2569, 2570, 2571, 2571, 2571, 2571, 2572, 2572, 2572, 2572,
+	2572, 2572, 2573, 2574, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575,
+	2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575,
+	2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575, 2575,
+	2575, 2576, 2576, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578, 2578,
+	2578}
 
 // hasModRM holds one bit per map and opcode.
 var hasModRM = [numMaps * 4]uint64{
@@ -5497,12 +7139,12 @@ var hasModRM = [numMaps * 4]uint64{
 	0x0, 0x0, 0x0, 0x0,
 	0x0, 0x0, 0x0, 0x100000000000000,
 	0x0, 0x0, 0x0, 0x0,
+	0xff0000ff0000, 0xcf7ffffffff20000, 0x0, 0x7f7effffff7e0074,
+	0xffff3fffff7f3811, 0xffef017c0f3ff0fd, 0xfff0ffcfffcfaf08, 0xf000bdd0,
+	0xcf0000efeff08f3b, 0xf00c000f3001c, 0x0, 0xc004,
 	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x0,
+	0xf40020030000, 0x7f004000ff020000, 0x0, 0x0,
+	0x300000080000, 0xc0f00c, 0xffc0ffc0ffc00000, 0xc00000,
 	0x0, 0x0, 0x0, 0x0,
 	0x0, 0x0, 0x40004cc0e0c0e0, 0xf0000000f00f,
 	0x40006, 0x0, 0xfff000f, 0xe08ce08ce,
