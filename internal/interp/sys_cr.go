@@ -3,6 +3,7 @@ package interp
 import (
 	"ring3/internal/cpu"
 	"ring3/internal/x86"
+	"ring3/internal/x86/cpuid"
 )
 
 const (
@@ -13,8 +14,7 @@ const (
 	cr4Always = x86.CR4TSD | x86.CR4DE | x86.CR4PSE | x86.CR4PAE | x86.CR4MCE |
 		x86.CR4PGE | x86.CR4PCE | x86.CR4OSFXSR | x86.CR4OSXMMEXCPT
 	cr3Reserved = ^uint64(1<<physBits - 1)
-	// physBits is MAXPHYADDR: see mmu and CPUID leaf 0x80000008.
-	physBits = 46
+	physBits    = cpuid.PhysBits
 )
 
 // supervisor raises #GP(0) above CPL 0.
