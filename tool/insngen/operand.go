@@ -144,9 +144,10 @@ func parseKind(text string) (operand, error) {
 	}
 	// m32:vm64v is an element of 32 bits at an index of 64 bits; the vm part is
 	// that of SDM vol. 2A, 3.1.1.3, with v for all vector lengths.
-	mem, _, vsib := strings.Cut(mem, ":vm")
+	mem, vm, vsib := strings.Cut(mem, ":vm")
 	if vsib {
 		o.attrs = append(o.attrs, "attrVSIB")
+		o.size = map[byte]string{'x': "sz128", 'y': "sz256", 'z': "sz512", 'v': "szVL", 'h': "szVR2"}[vm[2]]
 	}
 	sz, ok := sizes[mem]
 	if !ok {

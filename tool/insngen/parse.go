@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -207,7 +208,7 @@ func (e *encoding) parseOperands(ops, openc string, o *opcodeParser) error {
 		}
 		switch a.pos {
 		case "posRM":
-			if !a.memOK {
+			if !a.memOK && !slices.Contains(e.attrs, "attrModreg") {
 				o.match &^= matchMem
 			}
 			if !a.regOK {

@@ -162,7 +162,7 @@ func (d *decoder) arguments(e *Encoding) bool {
 			}
 			a.Reg = in.ModRM&7 | in.Rex<<3&8
 			if a.Kind == ArgVec && d.vex == 0x62 {
-				a.Reg |= in.Rex << 2 & 0x10
+				a.Reg |= in.Rex << 3 & 0x10 // EVEX.X extends a register in ModRM.r/m
 			}
 		case posVvvv:
 			a.Reg = in.Vvvv
