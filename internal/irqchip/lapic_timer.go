@@ -25,6 +25,7 @@ type apicTimer struct {
 	divide   uint32 // register: bits 0, 1 and 3
 	initial  uint32
 	start    int64  // when initial was loaded
+	running  bool   // the count has not interrupted yet, or is periodic
 	deadline uint64 // TSC; 0: disarmed
 	next     int64  // when t expires; timer.Never when it does not
 	last     int64  // when it expired last
@@ -32,7 +33,7 @@ type apicTimer struct {
 
 func (t *apicTimer) reset() {
 	t.t.Stop()
-	t.divide, t.initial, t.start, t.deadline, t.next, t.last = 0, 0, 0, 0, timer.Never, 0
+	*t = apicTimer{t: t.t, next: timer.Never}
 }
 
 // mode of the timer of l.
@@ -76,7 +77,7 @@ func (t *apicTimer) load(l *LocalAPIC, v uint32) {
 	if l.timerMode() == timerDeadline {
 		return
 	}
-	t.initial, t.start, t.last = v, l.chip.clock.Nanos(), 0
+	t.initial, t.start, t.running, t.last = v, l.chip.clock.Nanos(), v != 0, 0
 	t.arm(l)
 }
 
@@ -96,9 +97,24 @@ func (t *apicTimer) setDivide(l *LocalAPIC, v uint32) {
 // TSC-deadline mode disarms the timer (SDM vol. 3A, section 11.5.4.1).
 func (t *apicTimer) configure(l *LocalAPIC, old uint32) {
 	if was := old >> 17 & 3; was != l.timerMode() && (was == timerDeadline || l.timerMode() == timerDeadline) {
-		t.initial, t.deadline = 0, 0
+		t.initial, t.running, t.deadline = 0, false, 0
+	}
+	if old&lvtMasked != 0 {
+		t.drop(l)
 	}
 	t.arm(l)
+}
+
+// drop forgets what expired while the entry was masked: it does not interrupt
+// later.
+func (t *apicTimer) drop(l *LocalAPIC) {
+	clock := l.chip.clock
+	if clock.TSC() >= t.deadline {
+		t.deadline = 0
+	}
+	if l.timerMode() == timerOneShot && clock.Nanos() >= t.start+t.period() {
+		t.running = false
+	}
 }
 
 // readDeadline is IA32_TSC_DEADLINE: 0 when disarmed or past.
@@ -123,8 +139,8 @@ func (t *apicTimer) setDeadline(l *LocalAPIC, tsc uint64) {
 	t.arm(l)
 }
 
-// arm sets the host timer to the next expiry that interrupts. What expires
-// while the entry is masked is lost.
+// arm sets the host timer to the next expiry that interrupts, which may be
+// past already.
 func (t *apicTimer) arm(l *LocalAPIC) {
 	next := t.nextExpiry(l)
 	if next == t.next {
@@ -145,20 +161,15 @@ func (t *apicTimer) nextExpiry(l *LocalAPIC) int64 {
 	clock := l.chip.clock
 	switch l.timerMode() {
 	case timerDeadline:
-		if t.deadline == 0 {
-			return timer.Never
+		if t.deadline != 0 {
+			return timer.NanosAt(clock, t.deadline)
 		}
-		if clock.TSC() >= t.deadline {
-			t.deadline = 0 // it passed while masked
-			return timer.Never
-		}
-		return timer.NanosAt(clock, t.deadline)
 	case timerOneShot:
-		if end := t.start + t.period(); t.initial != 0 && end > clock.Nanos() {
-			return end
+		if t.running {
+			return t.start + t.period()
 		}
 	case timerPeriodic:
-		if t.initial != 0 {
+		if t.running {
 			p := t.period()
 			n := (clock.Nanos()-t.start)/p + 1
 			return max(t.start+n*p, t.last+minPeriod)
@@ -185,6 +196,7 @@ func (l *LocalAPIC) expire() {
 	t.next = timer.Never // whatever comes is to be set again
 	if due {
 		t.deadline, t.last = 0, now
+		t.running = t.running && l.timerMode() == timerPeriodic
 		l.local(lvtTimer)
 	}
 	t.arm(l)
