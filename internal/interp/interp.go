@@ -22,6 +22,7 @@ import (
 	"ring3/internal/cpu"
 	"ring3/internal/guestmem"
 	"ring3/internal/mmu"
+	"ring3/internal/x86"
 )
 
 // Exit says why Run or Step returned.
@@ -121,11 +122,21 @@ type CPU struct {
 	// shutdown is set by deliver on a triple fault.
 	shutdown bool
 
-	lazy lazyFlags
+	active   bool // between enter and exit
+	single   bool // run one instruction at a time
+	oneRound bool // repeated string instructions stop after one round
+	left     bool // opLeave stopped the block
+	cur      *block
+	lazy     lazyFlags
+	rm       rmwState
+	io       [8]byte // for bus accesses; on the heap once and for all
+	build    builder
+
 	tlb  tlb
 	code cache
 	mode modeInfo
 	dbg  debugState
+	simd simdState
 	stat Counters
 }
 
@@ -136,8 +147,8 @@ func New(mem *guestmem.Memory, pio, mmio *bus.Bus, env Env) *CPU {
 	c.tlb.reset()
 	c.code.init()
 	mem.AddCodeUser(c)
-	c.setFlags(c.RFLAGS)
-	c.modeChanged()
+	c.enter()
+	c.exit()
 	return c
 }
 
@@ -147,12 +158,12 @@ func (c *CPU) Kick() { c.kick.Store(true) }
 // raise records a fault of the current instruction and returns false. An error
 // code is pushed for the vectors that have one.
 func (c *CPU) raise(vec uint8, err uint32) bool {
-	c.fault = fault{pending: true, vector: vec, hasErr: hasErrorCode(vec), err: err}
+	c.fault = fault{pending: true, vector: vec, hasErr: x86.VectorHasErrorCode(vec), err: err}
 	return false
 }
 
 // raisePF records a page fault; CR2 is set on delivery.
 func (c *CPU) raisePF(addr uint64, code uint32) bool {
-	c.fault = fault{pending: true, vector: 14, hasErr: true, err: code, cr2: addr}
+	c.fault = fault{pending: true, vector: x86.VecPF, hasErr: true, err: code, cr2: addr}
 	return false
 }
