@@ -210,7 +210,6 @@ func (c *CPU) clts() bool {
 		return false
 	}
 	c.CR0 &^= x86.CR0TS
-	c.modeChanged()
 	return true
 }
 

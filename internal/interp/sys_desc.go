@@ -198,20 +198,23 @@ func (c *CPU) realSegment(seg uint8, sel uint16) {
 }
 
 // loadSegment is MOV to, POP and LDS and so on of a segment register other
-// than CS (SDM vol. 2B, MOV; AMD APM vol. 2, section 4.5). The interrupt shadow
-// of SS loads is the caller's business: LSS has none.
+// than CS (SDM vol. 2B, MOV; AMD APM vol. 2, section 4.5). Loading SS holds
+// interrupts and traps back for one instruction, so that a new stack pointer can
+// follow.
 func (c *CPU) loadSegment(seg uint8, sel uint16) bool {
 	switch {
 	case seg == x86.CS || seg > x86.GS:
 		return c.raise(x86.VecUD, 0)
 	case !c.protected():
 		c.realSegment(seg, sel)
+		c.InterruptShadow = seg == x86.SS
 	case seg == x86.SS:
 		s, ok := c.checkSS(sel, c.CPL, x86.VecGP, 0, c.Code64())
 		if !ok {
 			return false
 		}
 		c.Seg[x86.SS] = s
+		c.InterruptShadow = true
 	case null(sel):
 		c.nullSegment(seg, sel)
 	default:
@@ -233,7 +236,6 @@ func (c *CPU) loadSegment(seg uint8, sel uint16) bool {
 		}
 		c.Seg[seg] = d.segment(sel)
 	}
-	c.modeChanged()
 	return true
 }
 

@@ -58,6 +58,6 @@ func (c *CPU) writeDR(n uint8, v uint64) bool {
 		v = v&dr7Write | dr7Ones
 	}
 	c.DR[n] = v
-	c.modeChanged()
+	c.selectTLB()
 	return true
 }

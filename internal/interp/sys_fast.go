@@ -146,7 +146,6 @@ func (c *CPU) swapgs() bool {
 		return c.raise(x86.VecGP, 0)
 	}
 	c.Seg[x86.GS].Base, c.KernelGSBase = c.KernelGSBase, c.Seg[x86.GS].Base
-	c.modeChanged()
 	return true
 }
 
@@ -168,6 +167,5 @@ func (c *CPU) fsgsbase(op insn.Op, reg uint8, size int) bool {
 		return c.raise(x86.VecGP, 0)
 	}
 	seg.Base = v
-	c.modeChanged()
 	return true
 }

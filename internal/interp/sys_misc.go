@@ -23,7 +23,6 @@ func (c *CPU) popf(v uint64, opsize int) bool {
 		v &^= x86.FlagRF | x86.FlagVIF | x86.FlagVIP
 	}
 	c.setFlags(c.flags()&^mask | v&mask)
-	c.modeChanged()
 	return true
 }
 

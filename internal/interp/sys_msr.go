@@ -95,10 +95,8 @@ func (c *CPU) wrmsr() bool {
 		c.PAT = v
 	case x86.MSRFSBase:
 		c.Seg[x86.FS].Base = v
-		c.modeChanged()
 	case x86.MSRGSBase:
 		c.Seg[x86.GS].Base = v
-		c.modeChanged()
 	default:
 		if p := c.plainMSR(msr); p != nil {
 			*p = v

@@ -67,7 +67,6 @@ func (c *CPU) xsetbv() bool {
 		return c.raise(x86.VecGP, 0)
 	}
 	c.XCR0 = v
-	c.modeChanged()
 	return true
 }
 
