@@ -273,7 +273,7 @@ func (e *encoding) parseAttrs(attrs []string, o *opcodeParser) error {
 			e.feature = v
 		case "n": // disp8 scale when it is not the size of the memory operand
 			e.attrs = append(e.attrs, "attrN"+v)
-		case "d64", "f64", "sib", "distinct", "gather", "modreg", "norip":
+		case "d64", "f64", "sib", "distinct", "gather", "modreg", "norip", "no16":
 			e.attrs = append(e.attrs, "attr"+strings.ToUpper(k[:1])+k[1:])
 		default:
 			return fmt.Errorf("unknown attribute %q", a)

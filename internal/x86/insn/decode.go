@@ -359,6 +359,9 @@ func (d *decoder) finish(e *Encoding) error {
 		d.vectorLength(e)
 	}
 	in.Mem.Seg = x86.DS
+	if e.attr&attrNo16 != 0 && in.Mode == Mode64 {
+		in.AddrSize = 64 // 67 is ignored by MPX (SDM vol. 1, appendix E)
+	}
 	if in.ModRMOff != 0 && in.ModRM < 0xc0 && e.attr&attrModreg == 0 && d.opmap != map3DNow {
 		d.memory(d.dispScale(e))
 	}
@@ -384,7 +387,7 @@ func (d *decoder) finish(e *Encoding) error {
 	if d.vex != 0 && !d.vectorRules(e) {
 		return ErrInvalid
 	}
-	if e.attr&(attrNorip|attrSib) != 0 && !d.addressRules(e) {
+	if e.attr&(attrNorip|attrNo16|attrSib) != 0 && !d.addressRules(e) {
 		return ErrInvalid
 	}
 	return nil

@@ -147,7 +147,8 @@ const (
 	attrPP66                      // 66 belongs to the opcode
 	attrPPRep                     // F2 or F3 belongs to the opcode
 	attrModreg                    // ModRM.mod is taken as 3
-	attrNorip                     // RIP-relative and 16-bit addressing are #UD
+	attrNorip                     // RIP-relative addressing is #UD
+	attrNo16                      // 16-bit addressing is #UD
 	attrVvvv                      // VEX.vvvv is an operand
 	attrLIG                       // vector length is ignored
 	attrMask                      // EVEX.aaa may select an opmask

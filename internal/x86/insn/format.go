@@ -72,6 +72,9 @@ func (in *Inst) immBits(a *Arg) uint16 {
 	if a.Size == 0 {
 		return 64
 	}
+	if in.Op == OpPUSH {
+		return uint16(in.OpSize)
+	}
 	if a.Size < 64 && in.NArg > 0 && in.Args[0].Kind != ArgImm && in.Args[0].Size > a.Size && in.Imm < 0 {
 		return in.Args[0].Size
 	}

@@ -74,5 +74,17 @@ func manualName(mnem, rest string, in *Inst) string {
 	case mnem == "xchg" && in.Op == OpNOP && strings.HasSuffix(rest, "ax") && strings.Count(rest, "ax") == 2:
 		return "NOP"
 	}
-	return strings.ToUpper(mnem)
+	upper := strings.ToUpper(mnem)
+	if op := in.Op.String(); suffixed[in.Op] && len(upper) == len(op)+1 && strings.HasPrefix(upper, op) {
+		return op
+	}
+	return upper
+}
+
+// suffixed are the instructions whose name gets a size suffix when the operand
+// size is not the default.
+var suffixed = map[Op]bool{
+	OpPUSH: true, OpPOP: true, OpRET: true, OpRETF: true, OpENTER: true, OpLEAVE: true, OpCALL: true, OpJMP: true, OpXBEGIN: true,
+	OpFLDENV: true, OpFNSTENV: true, OpFRSTOR: true, OpFNSAVE: true, OpPUSHF: true, OpPOPF: true, OpPUSHA: true, OpPOPA: true,
+	OpLGDT: true, OpLIDT: true, OpSGDT: true, OpSIDT: true, OpIRET: true,
 }

@@ -122,6 +122,9 @@ func disagreement(l objLine, code []byte, mode Mode) string {
 	if want := manualName(mnem, rest, &in); want != in.Op.String() {
 		return fmt.Sprintf("%s (%s), objdump: %s", in.Op, in.Enc.Form, l.text)
 	}
+	if d := operandsDisagree(&in, rest, l.addr); d != "" {
+		return fmt.Sprintf("%s, %s, %s, objdump: %s", in.Enc.Form, Format(&in, l.addr), d, l.text)
+	}
 	return ""
 }
 
@@ -139,7 +142,7 @@ func (r *report) add(code []byte, what string) {
 	key := what
 	if ours, theirs, ok := strings.Cut(what, "objdump:"); ok {
 		mnem, _ := objMnemonic(theirs)
-		_, ours, _ = strings.Cut(ours, ": ")
+		ours, _, _ = strings.Cut(ours, ", ")
 		key = ours + mnem
 	}
 	r.kinds[key]++

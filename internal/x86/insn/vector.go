@@ -121,5 +121,5 @@ func (d *decoder) addressRules(e *Encoding) bool {
 	if e.attr&attrSib != 0 {
 		return in.ModRM&7 == 4 && in.AddrSize != 16
 	}
-	return in.AddrSize != 16 && in.Mem.Base != RIPReg
+	return (e.attr&attrNo16 == 0 || in.AddrSize != 16) && (e.attr&attrNorip == 0 || in.Mem.Base != RIPReg)
 }
