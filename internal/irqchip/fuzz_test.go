@@ -1,6 +1,7 @@
 package irqchip
 
 import (
+	"runtime"
 	"sync"
 	"testing"
 
@@ -100,7 +101,7 @@ func TestConcurrent(t *testing.T) {
 		default:
 		}
 	}
-	const total = 2000
+	const total = 200
 	var wg sync.WaitGroup
 	for i := range 2 {
 		l := c.CPU(i)
@@ -138,6 +139,7 @@ func TestConcurrent(t *testing.T) {
 					return
 				default:
 					line.Set(level)
+					runtime.Gosched()
 				}
 			}
 		}()
