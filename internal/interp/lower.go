@@ -6,8 +6,8 @@ import "ring3/internal/x86/insn"
 // that is left without a handler does nothing and is dropped.
 type lowerFunc func(*decoded, *op)
 
-// handler makes a lowerFunc for instructions without variants.
-func handler(fn func(*CPU, *op) bool) lowerFunc {
+// simple makes a lowerFunc for instructions without variants.
+func simple(fn func(*CPU, *op) bool) lowerFunc {
 	return func(_ *decoded, o *op) { o.fn = fn }
 }
 
@@ -44,20 +44,20 @@ func makeLowerTable() (t [insn.NumOps]lowerFunc) {
 	set(lowerMOVBE, insn.OpMOVBE)
 	set(lowerCRC32, insn.OpCRC32)
 	set(lowerRandom, insn.OpRDRAND, insn.OpRDSEED)
-	set(handler(opDAA), insn.OpDAA)
-	set(handler(opDAS), insn.OpDAS)
-	set(handler(opAAA), insn.OpAAA)
-	set(handler(opAAS), insn.OpAAS)
-	set(handler(opAAM), insn.OpAAM)
-	set(handler(opAAD), insn.OpAAD)
-	set(handler(opCLC), insn.OpCLC)
-	set(handler(opSTC), insn.OpSTC)
-	set(handler(opCMC), insn.OpCMC)
-	set(handler(opCLD), insn.OpCLD)
-	set(handler(opSTD), insn.OpSTD)
-	set(handler(opLAHF), insn.OpLAHF)
-	set(handler(opSAHF), insn.OpSAHF)
-	set(handler(opSALC), insn.OpSALC)
+	set(simple(opDAA), insn.OpDAA)
+	set(simple(opDAS), insn.OpDAS)
+	set(simple(opAAA), insn.OpAAA)
+	set(simple(opAAS), insn.OpAAS)
+	set(simple(opAAM), insn.OpAAM)
+	set(simple(opAAD), insn.OpAAD)
+	set(simple(opCLC), insn.OpCLC)
+	set(simple(opSTC), insn.OpSTC)
+	set(simple(opCMC), insn.OpCMC)
+	set(simple(opCLD), insn.OpCLD)
+	set(simple(opSTD), insn.OpSTD)
+	set(simple(opLAHF), insn.OpLAHF)
+	set(simple(opSAHF), insn.OpSAHF)
+	set(simple(opSALC), insn.OpSALC)
 
 	set(lowerMOV, insn.OpMOV)
 	set(lowerExtend, insn.OpMOVZX, insn.OpMOVSX, insn.OpMOVSXD)
