@@ -1,0 +1,190 @@
+package direct
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ring3/internal/cpu"
+	"ring3/internal/direct/stub"
+	"ring3/internal/guestmem"
+	"ring3/internal/host"
+	"ring3/internal/mmu"
+	"ring3/internal/x86"
+)
+
+// Config configures an engine. Zero values mean the defaults.
+type Config struct {
+	Mem   *guestmem.Memory
+	State *cpu.State
+	// MaxStubs bounds the stub processes, the zygote not counted: 64.
+	MaxStubs int
+	// MaxMaps bounds the mappings of one stub: half of vm.max_map_count.
+	MaxMaps int
+	// NoSpin waits in futexes only, also with more than one processor.
+	NoSpin bool
+	// NoEager maps only the pages that faulted.
+	NoEager bool
+}
+
+// Engine executes the user code of one virtual CPU.
+type Engine struct {
+	cfg   Config
+	mem   *guestmem.Memory
+	state *cpu.State
+	walk  mmu.Walker
+	stats Stats
+
+	xmask uint64 // extended-state components that guests use
+	mxcsr uint32 // MXCSR bits that exist
+	xsize int    // bytes of their standard-format image
+	spin  uint64 // how long the monitor spins, in TSC ticks
+	pause uint32 // how long a stub spins, in PAUSE instructions
+
+	slots     *slots
+	code      *codeStore
+	rmap      rmap
+	spawner   *spawner
+	zygote    *zygote
+	cpuidTrap bool // CPUID faults by itself in stubs
+
+	spaces map[uint64]*space // by address of the PML4
+	byID   []*space          // index space.id
+	cur    *space            // of the last Run
+	clock  uint64            // counts Runs, for LRU
+
+	fpu     *cpu.FPU // aligned; see fpu.go
+	fpuHome *space   // whose stub holds the live extended state; nil: fpu does
+
+	hint      uint64 // page to map before the next Run; see MapHint
+	hasHint   bool
+	lastFault fault // for loop detection
+	repeats   int
+
+	// kickMu orders tgkill with the target's end of running: no kick is sent
+	// to a stub that executes calls (its registers hold secrets) or is gone.
+	kickMu  sync.Mutex
+	target  int // guarded by kickMu: pid of the stub in guest code, 0 none
+	pending atomic.Bool
+}
+
+// New makes an engine. The first stub is started by the first Run.
+func New(cfg Config) (*Engine, error) {
+	e := &Engine{cfg: cfg, mem: cfg.Mem, state: cfg.State, walk: mmu.Walker{Mem: cfg.Mem}, spaces: map[uint64]*space{}}
+	if e.cfg.MaxStubs == 0 {
+		e.cfg.MaxStubs = 64
+	}
+	if e.cfg.MaxMaps == 0 {
+		e.cfg.MaxMaps = host.MaxMaps() / 2
+	}
+	if !host.HasFSGSBASE() {
+		return nil, errors.New("the host kernel or processor lacks FSGSBASE (Linux 5.9 and a processor of 2013 or later have it)")
+	}
+	xcr0 := host.XCR0()
+	if xcr0 == 0 {
+		return nil, errors.New("the host lacks XSAVE")
+	}
+	// PKRU stays the host's: the virtual CPU has no protection keys. AMX
+	// (XTILECFG, XTILEDATA) is not shown either.
+	e.xmask = xcr0 &^ (1<<9 | 3<<17)
+	e.mxcsr = host.MXCSRMask()
+	e.xsize = xsaveSize(e.xmask)
+	if e.xsize > cpu.XSAVEAreaSize {
+		return nil, fmt.Errorf("XSAVE image of %d bytes is larger than %d", e.xsize, cpu.XSAVEAreaSize)
+	}
+	if need := 4 * host.MinSigStack(); need > stub.StackSize {
+		return nil, fmt.Errorf("signal frames of %d bytes are too large for a stub", need/4)
+	}
+	e.cpuidTrap = host.CPUIDFaults()
+	e.fpu = newFPU()
+	// With one processor, spinning only keeps the other side from running.
+	if host.CPUs() > 1 && !cfg.NoSpin {
+		e.spin = host.TicksPer(monitorSpin)
+		start := host.TSC()
+		host.Pauses(1000)
+		e.pause = uint32(host.TicksPer(stubSpin) * 1000 / max(host.TSC()-start, 1))
+	}
+	var err error
+	if e.slots, err = newSlots(e.cfg.MaxStubs + 2); err != nil {
+		return nil, err
+	}
+	if e.code, err = newCodeStore(e.mem.Size()); err != nil {
+		return nil, errors.Join(err, e.slots.close())
+	}
+	e.rmap = newRmap(e.mem.Size())
+	e.spawner = newSpawner()
+	e.mem.AddCodeUser(e)
+	return e, nil
+}
+
+// How long each side of the hand-over spins before it sleeps in a futex.
+const (
+	monitorSpin = 20 * time.Microsecond
+	stubSpin    = 30 * time.Microsecond
+)
+
+// xsaveSize is the size of the standard-format image of the components in
+// mask (SDM vol. 1, section 13.4.3; CPUID leaf 0xd).
+func xsaveSize(mask uint64) int {
+	size := uint32(576) // legacy region and header
+	for i := uint32(2); i < 63; i++ {
+		if mask>>i&1 != 0 {
+			n, off, _, _ := host.CPUID(0xd, i)
+			size = max(size, off+n)
+		}
+	}
+	return int(size)
+}
+
+// Close kills and reaps all stubs.
+func (e *Engine) Close() error {
+	for _, s := range e.spaces {
+		if s.p != nil {
+			s.p.kill()
+		}
+	}
+	e.spaces, e.cur, e.fpuHome = nil, nil, nil
+	if e.zygote != nil {
+		e.zygote.p.kill()
+	}
+	e.spawner.close()
+	return errors.Join(e.slots.close(), e.code.close())
+}
+
+// Kick makes Run return ExitKick soon, also when it is called just before
+// Run. It may be called from any goroutine.
+//
+// It stores pending and then looks for a target; Run sets the target and then
+// looks at pending: one of the two sees the other.
+func (e *Engine) Kick() {
+	if e.pending.Swap(true) {
+		return // somebody else's kick is under way and covers this one
+	}
+	e.sendKick()
+}
+
+func (e *Engine) sendKick() {
+	e.kickMu.Lock()
+	if e.target != 0 {
+		host.Signal(e.target, stub.KickSignal)
+	}
+	e.kickMu.Unlock()
+}
+
+func (e *Engine) setTarget(pid int) {
+	e.kickMu.Lock()
+	e.target = pid
+	e.kickMu.Unlock()
+}
+
+// pml4 is the key of the current address space.
+func (e *Engine) pml4() uint64 { return e.state.CR3 & x86.CR3Addr }
+
+func (e *Engine) pcid() uint16 {
+	if e.state.CR4&x86.CR4PCIDE == 0 {
+		return 0
+	}
+	return uint16(e.state.CR3 & x86.CR3PCIDMask)
+}

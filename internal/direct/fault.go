@@ -1,0 +1,241 @@
+package direct
+
+import (
+	"fmt"
+
+	"ring3/internal/direct/stub"
+	"ring3/internal/guestmem"
+	"ring3/internal/mmu"
+	"ring3/internal/x86"
+)
+
+// fault identifies a page fault, to notice when one does not go away.
+type fault struct {
+	rip, cr2 uint64
+	code     uint32
+}
+
+// maxRepeats is how often the same fault at the same instruction may come
+// back although it was served. An instruction can touch several pages, and
+// pages can be evicted in between, but not that often.
+const maxRepeats = 16
+
+// pageFault serves a host page fault of guest code: resume is true when a
+// page was mapped and the guest can go on, otherwise x is the exit.
+func (e *Engine) pageFault(s *space, cr2 uint64, code uint32) (x Exit, resume bool) {
+	f := fault{e.state.RIP, cr2, code}
+	if f == e.lastFault {
+		if e.repeats++; e.repeats > maxRepeats {
+			e.repeats = 0
+			return Exit{Kind: ExitNeedStep}, false
+		}
+	} else {
+		e.lastFault, e.repeats = f, 0
+	}
+	acc := mmu.User
+	if code&x86.PFWrite != 0 {
+		acc |= mmu.Write
+	}
+	if code&x86.PFFetch != 0 {
+		acc |= mmu.Fetch
+	}
+	t, pf, ok := e.walk.Walk(e.state, cr2, acc)
+	if !ok {
+		return Exit{Kind: ExitException, Vector: x86.VecPF, HasErr: true, ErrCode: pf, CR2: cr2}, false
+	}
+	if _, ram := e.mem.Offset(t.GPA); !ram || !s.p.outside(cr2&^(x86.PageSize-1)) {
+		// A device, or a place that a process cannot map.
+		return Exit{Kind: ExitNeedStep}, false
+	}
+	if err := e.mapFault(s, cr2&^(x86.PageSize-1), t, acc); err != nil {
+		return Exit{Kind: ExitDied, Err: err}, false
+	}
+	e.stats.HostFaults++
+	return Exit{}, true
+}
+
+// mapFault maps the page at gva, whose translation for the access acc is t,
+// and present neighbours that fit.
+func (e *Engine) mapFault(s *space, gva uint64, t mmu.Translation, acc mmu.Access) error {
+	gpa := t.GPA &^ (x86.PageSize - 1)
+	old := s.get(gva)
+	ent := entPresent | entry(gpa)
+	switch {
+	case acc&mmu.Fetch != 0:
+		ent |= entExec
+		if both, err := e.prepareExec(gva, gpa); err != nil {
+			return err
+		} else if both {
+			ent |= entWXBoth
+			if t.Writable && t.Dirty {
+				ent |= entWrite
+			}
+		} else if e.code.private(gpa) {
+			ent |= entPrivate
+		}
+	case acc&mmu.Write != 0:
+		ent |= entWrite
+		if e.prepareWrite(gpa, t.Exec) {
+			ent |= entExec | entWXBoth
+		}
+	case t.Writable && t.Dirty && e.mem.Flags(gpa)&guestmem.PageCode == 0:
+		ent |= entWrite
+		e.mem.AllowStubWrite(gpa)
+	case t.Exec && e.code.scanned(e.mem, gpa, e.mode()):
+		// Text that another process runs already.
+		ent |= entExec
+		e.mem.MarkCode(gpa)
+		if e.code.private(gpa) {
+			ent |= entPrivate
+		}
+	}
+	if old != 0 {
+		e.stats.Upgrades++
+	}
+	// Preparing may have dropped mappings, of this very page too.
+	if err := e.unmapGone(s); err != nil {
+		return err
+	}
+	if err := e.evict(s); err != nil {
+		return err
+	}
+	first, n := gva, 1
+	if ent&(entPrivate|entWXBoth) == 0 && !e.cfg.NoEager {
+		first, n = e.grow(s, gva, ent)
+	}
+	return e.install(s, first, n, ent-entry(gva-first))
+}
+
+// grow extends the page at gva, to be mapped as ent, by neighbours in its
+// window that the page tables allow with the same rights, that are contiguous
+// in RAM and not mapped yet.
+func (e *Engine) grow(s *space, gva uint64, ent entry) (first uint64, n int) {
+	t, ok := e.table(gva)
+	if !ok {
+		return gva, 1
+	}
+	fits := func(a uint64) bool {
+		want := ent + entry(a-gva) // wraps for a below gva, as it should
+		if s.get(a) != 0 || !s.p.outside(a) || !t.allows(index(a), want) {
+			return false
+		}
+		gpa := want.gpa()
+		if _, ram := e.mem.Offset(gpa); !ram || gpa/(guestmem.HoleEnd) != ent.gpa()/guestmem.HoleEnd {
+			return false
+		}
+		pte := t.pte(index(a))
+		switch {
+		case ent&entExec != 0:
+			if !e.clean(a, gpa) {
+				return false
+			}
+			e.mem.MarkCode(gpa)
+		case ent&entWrite != 0:
+			// Pages that hold code stay so until they are written to.
+			if e.mem.Flags(gpa)&guestmem.PageCode != 0 {
+				return false
+			}
+			e.mem.AllowStubWrite(gpa)
+		default:
+			// One that would be mapped writable by itself waits for that.
+			if pte&(x86.PTEWrite|x86.PTEDirty) == x86.PTEWrite|x86.PTEDirty {
+				return false
+			}
+		}
+		return true
+	}
+	lo := gva &^ (eagerPages*x86.PageSize - 1)
+	hi := lo + eagerPages*x86.PageSize
+	first, end := gva, gva+x86.PageSize
+	for first > lo && fits(first-x86.PageSize) {
+		first -= x86.PageSize
+	}
+	for end < hi && fits(end) {
+		end += x86.PageSize
+	}
+	return first, int((end - first) / x86.PageSize)
+}
+
+// eagerPages is the size of the aligned window around a fault in which
+// neighbours are mapped along.
+const eagerPages = 16
+
+// install maps n pages from gva on, the first as ent, the others contiguous
+// with it.
+func (e *Engine) install(s *space, gva uint64, n int, ent entry) error {
+	prot := protRead
+	if ent&entWrite != 0 {
+		prot |= protWrite
+	}
+	if ent&entExec != 0 {
+		prot |= protExec
+	}
+	fd := stub.FDRAM
+	off, ok := e.mem.Offset(ent.gpa())
+	if !ok {
+		return fmt.Errorf("BUG: mapping %#x outside RAM", ent.gpa())
+	}
+	if ent&entPrivate != 0 {
+		fd, off = stub.FDCode, e.code.offset(ent.gpa())
+	}
+	for i := range n {
+		d := uint64(i) * x86.PageSize
+		e.set(s, gva+d, ent+entry(d))
+	}
+	e.stats.PagesMapped += uint64(n)
+	return s.p.mmap(gva, uint64(n)*x86.PageSize, prot, fd, off)
+}
+
+const (
+	protRead  = 1
+	protWrite = 2
+	protExec  = 4
+)
+
+// evict keeps the number of host mappings of a stub under the limit by
+// dropping about half of them, 2 MiB at a time in random order.
+func (e *Engine) evict(s *space) error {
+	// Growing a mapping adds at most two; unmapping can split one.
+	if s.maps+4 < e.cfg.MaxMaps {
+		return nil
+	}
+	e.stats.Evictions++
+	for _, l := range s.leaves { // Go iterates over maps in random order
+		for i := 0; i < len(l.entries) && l.n > 0; i++ {
+			if l.entries[i] != 0 {
+				e.drop(s, l.base+uint64(i)*x86.PageSize)
+			}
+		}
+		if s.maps < e.cfg.MaxMaps/2 {
+			break
+		}
+	}
+	return e.unmapGone(s)
+}
+
+// MapHint tells that the page at gva faulted and the guest kernel is going to
+// mend that: when it is present at the next Run, it is mapped then, without a
+// second host fault.
+func (e *Engine) MapHint(gva uint64) { e.hint, e.hasHint = gva, true }
+
+// followHint maps the hinted page if the page tables now allow it.
+func (e *Engine) followHint(s *space) error {
+	if !e.hasHint {
+		return nil
+	}
+	e.hasHint = false
+	gva := e.hint &^ (x86.PageSize - 1)
+	if !s.p.outside(gva) || s.get(gva) != 0 {
+		return nil
+	}
+	acc := mmu.User | mmu.Probe
+	if gva == e.state.RIP&^(x86.PageSize-1) {
+		acc |= mmu.Fetch
+	}
+	t, _, ok := e.walk.Walk(e.state, gva, acc)
+	if _, ram := e.mem.Offset(t.GPA); !ok || !ram {
+		return nil
+	}
+	e.stats.Hints++
+	return e.mapFault(s, gva, t, acc)
+}

@@ -1,0 +1,247 @@
+package direct
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ring3/internal/direct/stub"
+	"ring3/internal/host"
+	"ring3/internal/x86"
+)
+
+// proc is one stub process as the monitor sees it.
+type proc struct {
+	e     *Engine
+	z     *zygote // that it was forked from, or is
+	pid   int
+	base  uint64 // of the stub area
+	index int    // of the slot
+	slot  []byte
+	ctl   *stub.Control
+	dead  bool
+
+	calls []stub.Call // staged; executed before the stub next runs
+	// Where the extended state that it resumes with lies, and the RSP below
+	// the signal frame that holds it. Both were checked when they were read.
+	fpuAddr, sp uint64
+	// What is in the stub's segment registers (DS, ES, FS, GS) and GDT.
+	sel [4]uint16
+	tls [3]uint64
+}
+
+// errDied is wrapped by all errors after which a stub is gone.
+var errDied = errors.New("stub process died")
+
+// hangLimit is how long a stub may take for what it does on its own (calls,
+// stopping when kicked) before it counts as dead. It is long, since the host
+// may be suspended or swapping.
+const hangLimit = 10 * time.Second
+
+// nap bounds the time for which the death of a stub goes unnoticed.
+const nap = 20 * time.Millisecond
+
+// command gives the stub a command; its effects are complete when wait
+// returns. All of Control is written by then.
+func (p *proc) command(cmd uint32) {
+	c := p.ctl
+	atomic.StoreUint32(&c.State, stub.Running)
+	atomic.SwapUint32(&c.Cmd, cmd)
+	if atomic.LoadUint32(&c.StubSleeps) != 0 {
+		host.FutexWake(&c.Cmd)
+	}
+}
+
+// wait waits until the stub has stopped. running is set when guest code is
+// running, which may take as long as it likes unless somebody kicks.
+func (p *proc) wait(running bool) error {
+	c, e := p.ctl, p.e
+	if e.spin != 0 {
+		if host.SpinUntil(&c.State, stub.Stopped, e.spin) {
+			e.stats.SpinHits++
+			return nil
+		}
+		e.stats.SpinMisses++
+	}
+	var since time.Time // when the stub was first asked to come back
+	for {
+		atomic.SwapUint32(&c.MonSleeps, 1)
+		if atomic.LoadUint32(&c.State) == stub.Stopped {
+			break
+		}
+		host.FutexWait(&c.State, stub.Running, nap)
+		if atomic.LoadUint32(&c.State) == stub.Stopped {
+			break
+		}
+		if ended, st := host.Reap(p.pid); ended {
+			p.dead = true
+			return fmt.Errorf("%w: %s", errDied, statusText(st))
+		}
+		if running && !e.pending.Load() {
+			since = time.Time{}
+			continue
+		}
+		if since.IsZero() {
+			since = time.Now()
+		} else if time.Since(since) > hangLimit {
+			return fmt.Errorf("%w: it does not stop", errDied)
+		}
+		if running {
+			e.sendKick() // a hostile guest may have swallowed the last one
+		}
+	}
+	atomic.StoreUint32(&c.MonSleeps, 0)
+	return nil
+}
+
+func statusText(st unix.WaitStatus) string {
+	if st.Signaled() {
+		return "killed by " + st.Signal().String()
+	}
+	return fmt.Sprintf("exit status %d", st.ExitStatus())
+}
+
+// kill ends the process and gives its slot back.
+func (p *proc) kill() {
+	p.e.setTarget(0)
+	if !p.dead {
+		host.Kill(p.pid)
+		p.dead = true
+	}
+	if p.slot != nil {
+		p.e.slots.give(p.index)
+		p.slot, p.ctl = nil, nil
+	}
+}
+
+// The calls. They are staged and executed in order, together.
+
+func (p *proc) mmap(gva, size uint64, prot, fd int, off uint64) error {
+	s := &p.z.secrets
+	p.e.stats.Maps++
+	return p.stage(unix.SYS_MMAP, gva, size, uint64(prot)|uint64(s.Mmap[0])<<32,
+		unix.MAP_SHARED|unix.MAP_FIXED|uint64(s.Mmap[1])<<32, uint64(fd)|uint64(s.Mmap[2])<<32, off)
+}
+
+func (p *proc) munmap(gva, size uint64) error {
+	p.e.stats.Unmaps++
+	return p.stage(unix.SYS_MUNMAP, gva, size, 0, 0)
+}
+
+func (p *proc) mprotect(gva, size uint64, prot int) error {
+	p.e.stats.Unmaps++
+	return p.stage(unix.SYS_MPROTECT, gva, size, uint64(prot), 0)
+}
+
+// stage adds a call; the fifth and sixth argument are the secrets unless
+// given.
+func (p *proc) stage(nr uint64, args ...uint64) error {
+	c := stub.Call{Nr: nr}
+	copy(c.Args[:], args)
+	if len(args) == 4 {
+		c.Args[4], c.Args[5] = p.z.secrets.Args[0], p.z.secrets.Args[1]
+	}
+	p.calls = append(p.calls, c)
+	if len(p.calls) == stub.MaxCalls {
+		return p.execute()
+	}
+	return nil
+}
+
+// post writes the staged calls to the call list.
+func (p *proc) post() {
+	list := callList(p.slot)
+	copy(list[:], p.calls)
+	p.ctl.NCalls = uint32(len(p.calls))
+}
+
+// execute has the stub make the staged calls, all of which must succeed.
+func (p *proc) execute() error {
+	if len(p.calls) == 0 {
+		return nil
+	}
+	p.post()
+	p.command(stub.CmdCalls)
+	if err := p.wait(false); err != nil {
+		return err
+	}
+	return p.callsDone(false)
+}
+
+// callsDone checks the results of the call list and forgets it. The stub has
+// erased numbers and arguments as it went; the monitor does it again, since
+// it may have been lied to. A kick that arrived meanwhile left a signal frame
+// with the secrets in its registers below the guest's frame: that goes too.
+func (p *proc) callsDone(kicked bool) error {
+	var err error
+	if kicked || atomic.LoadUint32(&p.ctl.Kicked) != 0 {
+		clear(p.slot[stub.SlotStack : p.sp-(p.base+stub.ControlOff)])
+	}
+	list := callList(p.slot)
+	for i, c := range p.calls {
+		if r := int64(list[i].Result); r < 0 && r >= -4095 {
+			err = fmt.Errorf("%w: system call %d%#x in the stub: %w", errDied, c.Nr, c.Args[:3], unix.Errno(-r))
+		}
+	}
+	clear(list[:len(p.calls)])
+	p.calls = p.calls[:0]
+	return err
+}
+
+// inStack reports whether n bytes at address a lie in the signal stack, and
+// returns them.
+func (p *proc) inStack(a uint64, n int) ([]byte, bool) {
+	off := a - (p.base + stub.StackOff)
+	if off >= stub.StackSize || uint64(n) > stub.StackSize-off {
+		return nil, false
+	}
+	return p.slot[stub.SlotStack+off:][:n], true
+}
+
+// fpuImage is the extended state that the stub would resume with.
+func (p *proc) fpuImage(n int) []byte {
+	if p.fpuAddr == p.base+stub.XSaveOff {
+		return p.slot[stub.SlotXSave:][:n]
+	}
+	b, ok := p.inStack(p.fpuAddr, n)
+	if !ok {
+		panic("BUG: address of an FPU image was not checked")
+	}
+	return b
+}
+
+// takeFPU checks and remembers where the stub's signal frame keeps the
+// extended state.
+func (p *proc) takeFPU(frame uint64) error {
+	a := atomic.LoadUint64(&p.ctl.FPU)
+	if a == p.base+stub.XSaveOff {
+		p.fpuAddr, p.sp = a, p.base+stub.AreaSize-64
+		return nil
+	}
+	if _, ok := p.inStack(a, p.e.xsize); !ok || a%64 != 0 {
+		return fmt.Errorf("%w: FPU image at %#x", errDied, a)
+	}
+	if _, ok := p.inStack(frame-8, stub.UCSize); !ok || frame%16 != 0 {
+		return fmt.Errorf("%w: signal frame at %#x", errDied, frame)
+	}
+	p.fpuAddr, p.sp = a, frame-16
+	return nil
+}
+
+// outside reports whether a page is outside the stub area and in the part of
+// the address space that a process can map.
+func (p *proc) outside(gva uint64) bool {
+	return gva-p.base >= stub.AreaSize && gva < userTop && gva >= minMap
+}
+
+const (
+	// userTop is the end of what a process can map: the last page of the
+	// lower half is kept free by Linux (TASK_SIZE_MAX).
+	userTop = 1<<47 - x86.PageSize
+	// minMap is the default of vm.mmap_min_addr: an ordinary process cannot
+	// map below. Guest code that uses such pages is interpreted.
+	minMap = 64 << 10
+)

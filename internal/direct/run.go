@@ -1,0 +1,257 @@
+package direct
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"ring3/internal/direct/stub"
+	"ring3/internal/x86"
+)
+
+// Run executes guest code at CPL 3 from State until something must be done
+// that only the guest kernel or the monitor can do. Call it with long mode
+// and CPL 3.
+func (e *Engine) Run() Exit {
+	x := e.run()
+	e.stats.Exits[x.Kind]++
+	if x.Kind == ExitException {
+		e.stats.Exceptions[x.Vector&31]++
+	}
+	return x
+}
+
+func (e *Engine) run() Exit {
+	if e.pending.Swap(false) {
+		return Exit{Kind: ExitKick}
+	}
+	if rip := e.state.RIP; rip >= userTop {
+		// The processor would fault on the fetch; a process cannot even jump
+		// there.
+		return e.fetchOutside(rip)
+	}
+	if !e.mirrors() {
+		e.stats.Unmirrored++
+		return Exit{Kind: ExitNeedStep}
+	}
+	s, err := e.space()
+	if err != nil {
+		return Exit{Kind: ExitDied, Err: err}
+	}
+	if err := e.prepare(s); err != nil {
+		return e.died(s, err)
+	}
+	for {
+		kicked, err := e.enter(s)
+		if err != nil {
+			return e.died(s, err)
+		}
+		if kicked {
+			// Guest code did not run; State is what it was.
+			if e.pending.Swap(false) {
+				return Exit{Kind: ExitKick}
+			}
+			e.stats.Spurious++
+			continue
+		}
+		x, resume := e.stopped(s)
+		if resume {
+			continue
+		}
+		if x.Kind == ExitDied {
+			return e.died(s, x.Err)
+		}
+		return x
+	}
+}
+
+// fetchOutside is Run with RIP where no process can map memory.
+func (e *Engine) fetchOutside(rip uint64) Exit {
+	if !x86.Canonical(rip) {
+		return Exit{Kind: ExitNeedStep} // #GP
+	}
+	_, code, ok := e.walk.Walk(e.state, rip, userFetch)
+	if ok {
+		return Exit{Kind: ExitNeedStep}
+	}
+	return Exit{Kind: ExitException, Vector: x86.VecPF, HasErr: true, ErrCode: code, CR2: rip}
+}
+
+// space is the address space of the current CR3, with a stub.
+func (e *Engine) space() (*space, error) {
+	e.clock++
+	key := e.pml4()
+	s := e.cur
+	if s == nil || s.key != key {
+		e.stats.Switches++
+		if s = e.spaces[key]; s == nil {
+			var err error
+			if s, err = e.newSpace(key); err != nil {
+				return nil, err
+			}
+		}
+		e.cur = s
+	}
+	s.used = e.clock
+	return s, nil
+}
+
+// newSpace gives an address space a stub: a new process while there may be
+// more, else that of the address space that has not run for longest.
+func (e *Engine) newSpace(key uint64) (*space, error) {
+	var p *proc
+	if len(e.spaces) >= e.cfg.MaxStubs {
+		var lru *space
+		for _, s := range e.spaces {
+			if lru == nil || s.used < lru.used {
+				lru = s
+			}
+		}
+		var err error
+		if p, err = e.recycle(lru); err != nil && !errors.Is(err, errDied) {
+			return nil, err
+		}
+	}
+	if p == nil {
+		var err error
+		if p, err = e.fork(); err != nil {
+			return nil, err
+		}
+	}
+	s := &space{key: key, p: p, pcid: e.pcid(), leaves: map[uint64]*leaf{}}
+	s.id = e.newID(s)
+	e.spaces[key] = s
+	return s, nil
+}
+
+func (e *Engine) newID(s *space) uint32 {
+	for i, o := range e.byID {
+		if o == nil {
+			e.byID[i] = s
+			return uint32(i)
+		}
+	}
+	e.byID = append(e.byID, s)
+	return uint32(len(e.byID) - 1)
+}
+
+// forgetSpace takes an address space out of all books. Its stub is kept.
+func (e *Engine) forgetSpace(s *space) {
+	if e.fpuHome == s {
+		e.FPU() // reads shared memory only, also when the process is gone
+	}
+	for _, l := range s.leaves {
+		for i := range l.entries {
+			if l.entries[i] != 0 {
+				e.set(s, l.base+uint64(i)*x86.PageSize, 0)
+			}
+		}
+	}
+	delete(e.spaces, s.key)
+	e.byID[s.id] = nil
+	if e.cur == s {
+		e.cur = nil
+	}
+}
+
+// recycle empties the stub of an address space for another one.
+func (e *Engine) recycle(s *space) (*proc, error) {
+	p := s.p
+	e.forgetSpace(s)
+	e.stats.Recycled++
+	p.calls = p.calls[:0]
+	top := p.base + stub.AreaSize
+	err := errors.Join(p.munmap(0, p.base), p.munmap(top, userTop-top))
+	for i := range p.tls {
+		if p.tls[i] != 0 && err == nil {
+			err = p.setTLS(i, 0, minMap)
+		}
+	}
+	if err == nil {
+		err = p.execute()
+	}
+	if err != nil {
+		p.kill()
+		return nil, err
+	}
+	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
+	return p, nil
+}
+
+// died gets rid of the stub of s. The address space gets a new one when it
+// runs again: everything in a stub can be rebuilt.
+func (e *Engine) died(s *space, err error) Exit {
+	e.stats.Deaths++
+	e.forgetSpace(s)
+	s.p.kill()
+	return Exit{Kind: ExitDied, Err: fmt.Errorf("address space %#x: %w", s.key, err)}
+}
+
+// prepare brings the stub's mappings, descriptors and extended state up to
+// date with the guest. Nothing of it is needed again while Run stays in its
+// loop: the guest kernel does not run meanwhile.
+func (e *Engine) prepare(s *space) error {
+	e.freshen(s)
+	if err := e.unmapGone(s); err != nil {
+		return err
+	}
+	if err := e.followHint(s); err != nil {
+		return err
+	}
+	if err := e.mirrorTLS(s); err != nil {
+		return err
+	}
+	e.placeFPU(s)
+	return nil
+}
+
+// enter lets guest code run until the stub stops. kicked is set when the stub
+// was kicked before guest code ran.
+func (e *Engine) enter(s *space) (kicked bool, err error) {
+	p, c, st := s.p, s.p.ctl, e.state
+	c.GPR = st.GPR
+	c.IRET = [5]uint64{st.RIP, uint64(st.Seg[x86.CS].Sel), hostFlags(st.RFLAGS), st.GPR[x86.RSP], uint64(st.Seg[x86.SS].Sel)}
+	c.FSBase, c.GSBase = st.Seg[x86.FS].Base, st.Seg[x86.GS].Base
+	sel := [4]uint16{st.Seg[x86.DS].Sel, st.Seg[x86.ES].Sel, st.Seg[x86.FS].Sel, st.Seg[x86.GS].Sel}
+	c.Sel, c.LoadSel = sel, 0
+	if sel != p.sel {
+		c.LoadSel, p.sel = 1, sel
+	}
+	c.FPU, c.SP = p.fpuAddr, p.sp
+	c.Spin = e.pause
+	cmd := uint32(stub.CmdRun)
+	if len(p.calls) != 0 {
+		p.post()
+		cmd = stub.CmdCallsRun
+	}
+	e.stats.Runs++
+
+	// Order: the target first, then the look at pending; see Kick.
+	e.setTarget(p.pid)
+	if e.pending.Load() {
+		e.setTarget(0)
+		if err := p.execute(); err != nil {
+			return false, err
+		}
+		return true, nil
+	}
+	p.command(cmd)
+	err = p.wait(true)
+	e.setTarget(0)
+	if err != nil {
+		return false, err
+	}
+	reason := atomic.LoadUint32(&c.Reason)
+	if cmd == stub.CmdCallsRun {
+		if err := p.callsDone(reason == stub.ReasonKick); err != nil {
+			return false, err
+		}
+	}
+	switch reason {
+	case stub.ReasonSignal:
+		return false, nil
+	case stub.ReasonKick:
+		return true, p.takeFPU(atomic.LoadUint64(&c.Frame))
+	}
+	return false, fmt.Errorf("%w: stopped in stub code for reason %d", errDied, reason)
+}

@@ -1,0 +1,42 @@
+package direct
+
+// Stats counts what the engine did. Only the vCPU thread writes it.
+type Stats struct {
+	Runs       uint64    // entries into guest code
+	Exits      [5]uint64 // returns from Run by ExitKind
+	Exceptions [32]uint64
+	Spurious   uint64 // kicks that nobody asked for any more
+
+	HostFaults   uint64 // page faults served by mapping
+	Maps         uint64 // mmap calls
+	PagesMapped  uint64
+	Unmaps       uint64 // munmap and mprotect calls
+	PagesDropped uint64
+	Upgrades     uint64 // read-only to writable or executable
+
+	Flushes        uint64 // flushes by the guest
+	Revalidations  uint64 // address spaces compared with their page tables
+	PagesChecked   uint64
+	PageChecks     uint64 // single pages compared
+	Switches       uint64 // Run in another address space than the last
+	Hints          uint64 // pages mapped by MapHint before they faulted
+	FPUMoves       uint64 // extended state copied between stubs or to the monitor
+	TLSLoads       uint64 // set_thread_area calls
+	Unmirrored     uint64 // states that the host cannot mirror, stepped
+	WXFlips        uint64 // pages that changed between writable and executable
+	WXUnscanned    uint64 // pages mapped both ways because they thrashed
+	Forks          uint64
+	Zygotes        uint64
+	Recycled       uint64
+	Evictions      uint64 // address spaces shrunk to stay under the limits
+	Deaths         uint64
+	Scans          uint64 // pages scanned
+	ScansCandidate uint64 // of them, decoded because a byte pattern asked for it
+	Patches        uint64 // instructions patched
+	PatchedTraps   uint64 // stops at a patched instruction
+	SpinHits       uint64 // stops seen while spinning
+	SpinMisses     uint64 // stops waited for in a futex
+}
+
+// Stats returns the counters so far. Call it on the vCPU thread.
+func (e *Engine) Stats() Stats { return e.stats }

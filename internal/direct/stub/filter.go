@@ -1,0 +1,135 @@
+package stub
+
+import (
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// Secrets make system calls of the stub's own call list possible. Guest code
+// can jump to the stub's system-call instructions with registers of its
+// choice; what it cannot know are these numbers, which the kernel ignores and
+// the filter compares. They are in stub memory only while a command runs.
+type Secrets struct {
+	// Mmap is the upper halves of prot, flags and fd.
+	Mmap [3]uint32
+	// Args are the fifth and sixth argument of all other calls but clone.
+	Args [2]uint64
+	// Compat are the second to sixth argument of the 32-bit call.
+	Compat [5]uint32
+	// Clone are those of clone; only ever shown to a zygote, which never runs
+	// guest code.
+	Clone [2]uint64
+}
+
+// Offsets in struct seccomp_data (include/uapi/linux/seccomp.h).
+const (
+	dataNr   = 0
+	dataArch = 4
+	dataIP   = 8
+	dataArgs = 16
+)
+
+// Actions.
+const (
+	retTrap  = 0x00030000
+	retAllow = 0x7fff0000
+)
+
+// ABIs (include/uapi/linux/audit.h).
+const (
+	auditArchX8664 = 0xc000003e
+	auditArchI386  = 0x40000003
+)
+
+// sysSetThreadArea32 exists in the 32-bit ABI only.
+const sysSetThreadArea32 = 243
+
+// word is a 32-bit load and what must be found there.
+type word struct {
+	off uint32
+	val uint32
+	// cond is how the loaded value compares: equal, or at most val.
+	atMost bool
+}
+
+// rule allows one system call at one instruction when all words match.
+type rule struct {
+	site  uint64
+	arch  uint32
+	nr    uint32
+	words []word
+}
+
+func argLo(i int, v uint32) word { return word{off: dataArgs + uint32(8*i), val: v} }
+func argHi(i int, v uint32) word { return word{off: dataArgs + uint32(8*i) + 4, val: v} }
+func argMax(i int, v uint32) word {
+	return word{off: dataArgs + uint32(8*i), val: v, atMost: true}
+}
+
+func arg(i int, v uint64) []word { return []word{argLo(i, uint32(v)), argHi(i, uint32(v>>32))} }
+
+// rules is the complete list of what a stub may do.
+func rules(p *Program, s *Secrets) []rule {
+	secret := func(v [2]uint64, more ...word) []word {
+		return append(append(arg(4, v[0]), arg(5, v[1])...), more...)
+	}
+	control := p.Base + ControlOff
+	mmap := []word{
+		argHi(2, s.Mmap[0]), argHi(3, s.Mmap[1]), argHi(4, s.Mmap[2]),
+		argMax(2, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC),
+		argLo(3, unix.MAP_SHARED|unix.MAP_FIXED),
+		argMax(4, FDCode),
+	}
+	var compat []word
+	for i, v := range s.Compat {
+		compat = append(compat, argLo(i+1, v))
+	}
+	const x64 = auditArchX8664
+	return []rule{
+		{p.SiteWait, x64, unix.SYS_FUTEX, append(arg(0, control+oCmd), argLo(1, futexWait))},
+		{p.SiteWake, x64, unix.SYS_FUTEX, append(arg(0, control+oState), argLo(1, futexWake))},
+		{p.SiteCalls, x64, unix.SYS_MMAP, mmap},
+		{p.SiteCalls, x64, unix.SYS_MUNMAP, secret(s.Args)},
+		{p.SiteCalls, x64, unix.SYS_MPROTECT, secret(s.Args)},
+		{p.SiteCalls, x64, unix.SYS_PRCTL, secret(s.Args, argLo(0, unix.PR_SET_PDEATHSIG), argLo(1, uint32(unix.SIGKILL)))},
+		{p.SiteCalls, x64, unix.SYS_GETPPID, secret(s.Args)},
+		{p.SiteCompat, auditArchI386, sysSetThreadArea32, compat},
+		{p.SiteClone, x64, unix.SYS_CLONE, secret(s.Clone)},
+		{p.SiteExit, x64, unix.SYS_EXIT_GROUP, nil},
+	}
+}
+
+// Filter is the seccomp program of a stub. A guest's own system call costs it
+// two loads: its address is not in the stub's 4 GiB. (seccomp_data gives the
+// address behind the system-call instruction; that is what Program's sites
+// are.)
+func Filter(p *Program, s *Secrets) ([]bpf.RawInstruction, error) {
+	eq := func(off, val uint32) []bpf.Instruction {
+		return []bpf.Instruction{
+			bpf.LoadAbsolute{Off: off, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: val, SkipTrue: 1},
+			bpf.RetConstant{Val: retTrap},
+		}
+	}
+	prog := eq(dataIP+4, uint32(p.Base>>32))
+	for _, r := range rules(p, s) {
+		body := eq(dataArch, r.arch)
+		for _, w := range r.words {
+			c := eq(w.off, w.val)
+			if w.atMost {
+				c[1] = bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: w.val, SkipTrue: 1}
+			}
+			body = append(body, c...)
+		}
+		body = append(body, bpf.RetConstant{Val: retAllow})
+		skip := uint8(len(body))
+		prog = append(prog,
+			bpf.LoadAbsolute{Off: dataIP, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(r.site), SkipTrue: skip + 2},
+			bpf.LoadAbsolute{Off: dataNr, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: r.nr, SkipTrue: skip})
+		prog = append(prog, body...)
+	}
+	prog = append(prog, bpf.RetConstant{Val: retTrap})
+	return bpf.Assemble(prog)
+}

@@ -1,0 +1,157 @@
+package stub
+
+// The stub area, in bytes from its base. The code page comes first so that
+// code reaches every control word with a 32-bit RIP-relative displacement and
+// needs no register for it.
+//
+//	base + 0        code page, R-X
+//	base + 0x1000   Control
+//	base + 0x2000   call list, MaxCalls entries of Call
+//	base + 0x3000   XSAVE image that the monitor fills in
+//	base + 0x4000   alternate signal stack, grows down from the area's end
+const (
+	PageSize = 4096
+
+	CodeOff    = 0
+	ControlOff = 1 * PageSize
+	CallsOff   = 2 * PageSize
+	XSaveOff   = 3 * PageSize
+	StackOff   = 4 * PageSize
+	AreaSize   = 17 * PageSize
+
+	// SlotSize is the shared part, which is one slot of the control memfd.
+	SlotSize  = AreaSize - ControlOff
+	StackSize = AreaSize - StackOff
+	// SlotStack and SlotXSave are offsets in the slot.
+	SlotCalls = CallsOff - ControlOff
+	SlotXSave = XSaveOff - ControlOff
+	SlotStack = StackOff - ControlOff
+)
+
+// File descriptors of a stub process; it has no others.
+const (
+	FDRAM     = 0 // guest memory
+	FDControl = 1 // control slots
+	FDCode    = 2 // private copies of patched code pages
+)
+
+// KickSignal makes a running stub stop.
+const KickSignal = 10 // SIGUSR1
+
+// Values of Control.State.
+const (
+	Running = 0
+	Stopped = 1
+)
+
+// Commands.
+const (
+	CmdNone     = 0
+	CmdRun      = 1
+	CmdCalls    = 2
+	CmdCallsRun = 3 // the calls, then Run if none of them failed
+	CmdFork     = 4 // zygote only: see program.go
+)
+
+// Reasons of a stop.
+const (
+	ReasonSignal = 0 // guest code took Signo; Frame, FSBase... are set
+	ReasonKick   = 1 // kicked before guest code ran: guest state is unchanged
+	ReasonStub   = 2 // a signal hit stub code: only a hostile guest gets there
+	ReasonReady  = 3 // Calls done, or just started
+)
+
+// Segment registers in Control.Sel.
+const (
+	SelDS = iota
+	SelES
+	SelFS
+	SelGS
+)
+
+// Control is the first page of a slot. Both sides read and write it; guest
+// code can write it whenever it runs. The monitor therefore reads each field
+// once, and checks it before it means anything.
+type Control struct {
+	State      uint32 // stub to monitor; a futex
+	Cmd        uint32 // monitor to stub; a futex
+	Kicked     uint32 // a kick signal hit stub code outside the resume range
+	Spin       uint32 // rounds the stub spins for a command before it sleeps
+	StubSleeps uint32 // the stub is in, or about to enter, futex(Cmd)
+	MonSleeps  uint32 // the monitor is in, or about to enter, futex(State)
+	Reason     uint32
+	Signo      uint32
+	Frame      uint64 // address of the ucontext of the last stop
+	FPU        uint64 // address of the XSAVE image to load when resuming
+	FSBase     uint64
+	GSBase     uint64
+	Sel        [4]uint16 // DS, ES, FS, GS
+	LoadSel    uint32    // resume loads Sel
+	NCalls     uint32
+	Desc       [16]byte // struct user_desc for set_thread_area
+	SP         uint64   // RSP from CmdRun on: below the frame that holds the image at FPU
+	_          [0x10]byte
+	GPR        [16]uint64 // in register-number order
+	IRET       [5]uint64  // RIP, CS, RFLAGS, RSP, SS: popped by IRETQ
+}
+
+// Offsets in Control that the program uses; layout_test.go checks them.
+const (
+	oState      = 0x00
+	oCmd        = 0x04
+	oKicked     = 0x08
+	oSpin       = 0x0c
+	oStubSleeps = 0x10
+	oMonSleeps  = 0x14
+	oReason     = 0x18
+	oSigno      = 0x1c
+	oFrame      = 0x20
+	oFPU        = 0x28
+	oFSBase     = 0x30
+	oGSBase     = 0x38
+	oSel        = 0x40
+	oLoadSel    = 0x48
+	oNCalls     = 0x4c
+	oDesc       = 0x50
+	oSP         = 0x60
+	oGPR        = 0x78
+	oIRET       = 0xf8
+)
+
+// DescOff is the offset of Control.Desc in the area, for set_thread_area.
+const DescOff = ControlOff + oDesc
+
+// MaxCalls is the capacity of the call list.
+const MaxCalls = 64
+
+// Call is one raw system call: number, arguments and, afterwards, the result.
+// In the start-up and fork lists Result is the expected result.
+type Call struct {
+	Nr     uint64
+	Args   [6]uint64
+	Result uint64
+}
+
+// Layout of the kernel's x86-64 struct ucontext as it lies in the signal
+// frame (arch/x86/include/uapi/asm/sigcontext.h and ucontext.h).
+const (
+	UCR8      = 40 // then R9 to R15
+	UCRDI     = 104
+	UCRSI     = 112
+	UCRBP     = 120
+	UCRBX     = 128
+	UCRDX     = 136
+	UCRAX     = 144
+	UCRCX     = 152
+	UCRSP     = 160
+	UCRIP     = 168
+	UCFlags   = 176
+	UCCS      = 184 // 16 bits; then GS, FS, SS
+	UCSS      = 190
+	UCErr     = 192
+	UCTrapNo  = 200
+	UCCR2     = 216
+	UCFPState = 224
+	// UCSize is the distance to the siginfo behind it in the frame.
+	UCSize = 304
+)

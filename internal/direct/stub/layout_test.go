@@ -1,0 +1,44 @@
+package stub
+
+import (
+	"testing"
+	"unsafe"
+)
+
+// The program addresses Control by constants: they must be those of the Go
+// type.
+func TestControlOffsets(t *testing.T) {
+	var c Control
+	for _, o := range []struct {
+		name      string
+		got, want uintptr
+	}{
+		{"State", unsafe.Offsetof(c.State), oState},
+		{"Cmd", unsafe.Offsetof(c.Cmd), oCmd},
+		{"Kicked", unsafe.Offsetof(c.Kicked), oKicked},
+		{"Spin", unsafe.Offsetof(c.Spin), oSpin},
+		{"StubSleeps", unsafe.Offsetof(c.StubSleeps), oStubSleeps},
+		{"MonSleeps", unsafe.Offsetof(c.MonSleeps), oMonSleeps},
+		{"Reason", unsafe.Offsetof(c.Reason), oReason},
+		{"Signo", unsafe.Offsetof(c.Signo), oSigno},
+		{"Frame", unsafe.Offsetof(c.Frame), oFrame},
+		{"FPU", unsafe.Offsetof(c.FPU), oFPU},
+		{"FSBase", unsafe.Offsetof(c.FSBase), oFSBase},
+		{"GSBase", unsafe.Offsetof(c.GSBase), oGSBase},
+		{"Sel", unsafe.Offsetof(c.Sel), oSel},
+		{"LoadSel", unsafe.Offsetof(c.LoadSel), oLoadSel},
+		{"NCalls", unsafe.Offsetof(c.NCalls), oNCalls},
+		{"Desc", unsafe.Offsetof(c.Desc), oDesc},
+		{"SP", unsafe.Offsetof(c.SP), oSP},
+		{"GPR", unsafe.Offsetof(c.GPR), oGPR},
+		{"IRET", unsafe.Offsetof(c.IRET), oIRET},
+		{"size of Call", unsafe.Sizeof(Call{}), 64},
+	} {
+		if o.got != o.want {
+			t.Errorf("%s: %#x in the type, %#x in the program", o.name, o.got, o.want)
+		}
+	}
+	if unsafe.Sizeof(c) > PageSize || MaxCalls*unsafe.Sizeof(Call{}) > PageSize {
+		t.Error("control page or call list larger than a page")
+	}
+}
