@@ -156,8 +156,9 @@ func opXADD(c *CPU, o *op) bool {
 
 func lowerCMPXCHG(d *decoded, o *op) { o.fn = opCMPXCHG }
 
-// opCMPXCHG writes the destination in any case, as the processor does
-// (SDM vol. 2A, CMPXCHG).
+// opCMPXCHG writes a destination in memory in any case, as the processor does
+// (SDM vol. 2A, CMPXCHG). A register is left alone when it is not equal, its
+// upper half included.
 func opCMPXCHG(c *CPU, o *op) bool {
 	for {
 		v, ok := c.modRM(o, o.size)
@@ -176,9 +177,6 @@ func opCMPXCHG(c *CPU, o *op) bool {
 			if !c.putRM(o, o.size, v) {
 				continue
 			}
-		} else if o.size == 4 {
-			// A 32-bit destination register is zero-extended even so.
-			c.setReg(o.dst, 4, v)
 		}
 		c.alu(aluCmp, acc<<o.sh, v<<o.sh, o.sh)
 		c.setReg(x86.RAX, o.size, v)

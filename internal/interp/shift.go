@@ -190,9 +190,10 @@ func opDoubleShift(c *CPU, o *op) bool {
 	}
 	w := uint64(o.size) * 8
 	s := c.reg(o.src, o.size)
-	if n > w { // 16 bits only; undefined: the sources repeat
+	out := n > w // 16 bits only; undefined: this is what AMD processors do
+	if out {
 		n -= w
-		v, s = s, v
+		v = s
 	}
 	var r uint64
 	var cf bool
@@ -203,7 +204,7 @@ func opDoubleShift(c *CPU, o *op) bool {
 		r = v>>n | s<<(w-n)
 		cf = v>>(n-1)&1 != 0
 	}
-	c.setBits(r<<o.sh, o.sh, cf, (r^v)>>(w-1)&1 != 0)
+	c.setBits(r<<o.sh, o.sh, cf && !out, (r^v)>>(w-1)&1 != 0)
 	c.putRM(o, o.size, r)
 	return true
 }
