@@ -115,6 +115,48 @@ var allowances = []allowance{
 		},
 	},
 	{
+		"REX that is not before the opcode is ignored (SDM vol. 2A, 2.2.1); objdump shows it as an instruction",
+		func(l objLine, mnem string, in *Inst, err error) bool {
+			return mnem == "" && strings.Contains(l.text, "rex")
+		},
+	},
+	{
+		"66, F2 and F3 before VEX, EVEX or XOP are #UD (SDM vol. 2A, 2.3.2)",
+		func(l objLine, mnem string, in *Inst, err error) bool {
+			return err == ErrInvalid && in.Enc == nil && objRepeat.MatchString(l.text) && withoutPrefixes(l.code, in.Mode)&(1<<GroupAVX|1<<GroupEVEX|1<<GroupMask|1<<GroupAMX) != 0
+		},
+	},
+	{
+		"NP in the opcode column forbids 66, F2 and F3 (SDM vol. 2A, 3.1.1.1); objdump ignores them",
+		func(l objLine, mnem string, in *Inst, err error) bool {
+			return err == ErrInvalid && in.Enc == nil && withoutPrefixes(l.code, in.Mode) != 0
+		},
+	},
+	{
+		"objdump does not check pp, W and L of every instruction, and takes EVEX for VEX-only ones",
+		func(l objLine, mnem string, in *Inst, err error) bool {
+			return err == ErrInvalid && in.Enc == nil && otherVector(l.code, strings.ToUpper(mnem))
+		},
+	},
+	{
+		"LOCK as the fourth bit of a control register number is AMD's alone",
+		func(l objLine, mnem string, in *Inst, err error) bool {
+			return err == ErrInvalid && mnem == "mov" && in.Lock && strings.Contains(l.text, "cr8")
+		},
+	},
+	{
+		"test registers went with the 486",
+		func(l objLine, mnem string, in *Inst, err error) bool {
+			return err == ErrInvalid && mnem == "mov" && testReg.MatchString(l.text)
+		},
+	},
+	{
+		"instructions of 64-bit mode only, which objdump shows elsewhere, too",
+		func(l objLine, mnem string, in *Inst, err error) bool {
+			return err == ErrInvalid && in.Mode != Mode64 && (mnem == "swapgs" || strings.HasSuffix(mnem, "sbase"))
+		},
+	},
+	{
 		"end of the section within data",
 		func(l objLine, mnem string, in *Inst, err error) bool {
 			return err == ErrTruncated && mnem == ".byte"
@@ -133,6 +175,59 @@ var badControlReg = regexp.MustCompile(`\b(cr([15679]|1\d)|dr([89]|1\d))\b`)
 func maskInRM(in *Inst) bool {
 	for i := range int(in.NArg) {
 		if in.Args[i].Kind == ArgMask && in.Enc.args[i].pos == posRM {
+			return true
+		}
+	}
+	return false
+}
+
+var objRepeat = regexp.MustCompile(`^\s*((cs|ds|es|ss|fs|gs|addr\d+|lock|rex\S*) )*(rep|repz|repnz|data16|data32|xacquire|xrelease) `)
+
+// withoutPrefixes gives the group, as a bit, of the encoding that results when
+// 66, F2 and F3 are left out; 0 if there is none.
+func withoutPrefixes(code []byte, mode Mode) int {
+	var rest []byte
+scan:
+	for i, c := range code {
+		switch k := byteClass[c]; {
+		case k == pfxOpsize || k == pfxRep:
+			continue
+		case k == pfxSeg || k == pfxAddr || k == pfxLock || k == pfxRex && mode == Mode64:
+			rest = append(rest, c)
+			continue
+		}
+		rest = append(rest, code[i:]...)
+		break scan
+	}
+	var in Inst
+	if len(rest) == len(code) || Decode(rest, mode, &in) != nil {
+		return 0
+	}
+	return 1 << in.Enc.Group
+}
+
+var testReg = regexp.MustCompile(`\btr[0-7]\b`)
+
+// otherVector reports whether the table has the named instruction under the map
+// and opcode of this VEX- or EVEX-encoded code, for VEX or for EVEX.
+func otherVector(code []byte, name string) bool {
+	i := 0
+	for i < len(code) && byteClass[code[i]] != pfxVex {
+		i++
+	}
+	if i+1 >= len(code) {
+		return false
+	}
+	m, at := uint8(1), i+2
+	switch code[i] {
+	case 0xc4:
+		m, at = code[i+1]&0x1f, i+3
+	case 0x62:
+		m, at = code[i+1]&7, i+4
+	}
+	for j := range encodings {
+		e := &encodings[j]
+		if at < len(code) && (e.opmap == mapEVEX+m || e.opmap == mapVEX+m) && e.opcode == code[at] && e.Op.String() == name {
 			return true
 		}
 	}

@@ -24,6 +24,7 @@ type decoder struct {
 	ll       uint8 // vector length field
 	rx       uint8 // EVEX.R' as bit 4
 	vx       uint8 // EVEX.V' as bit 4
+	vvvv     uint8 // as encoded; outside 64-bit mode Inst.Vvvv has three bits
 	evexB    bool
 	short    bool // ran out of bytes
 }
@@ -247,7 +248,8 @@ func (d *decoder) vexPrefix(b uint8) bool {
 	}
 	in.Rex = ^p0 >> 5 & 7
 	d.w = p1&0x80 != 0
-	in.Vvvv = ^p1 >> 3 & 15
+	d.vvvv = ^p1 >> 3 & 15
+	in.Vvvv = d.vvvv
 	d.pp = p1 & 3
 	d.ll = p1 >> 2 & 1
 	switch b {
@@ -324,6 +326,7 @@ func (d *decoder) key() uint64 {
 // now3D decodes 3DNow!, whose opcode is behind the operands.
 func (d *decoder) now3D() error {
 	in := d.inst
+	d.opmap = map3DNow
 	in.ModRMOff = uint8(d.pos)
 	in.ModRM = d.next()
 	if d.short {

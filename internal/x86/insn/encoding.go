@@ -59,6 +59,9 @@ type Encoding struct {
 	attr   attr
 }
 
+// Table is the instruction table. It must not be changed.
+func Table() []Encoding { return encodings[:] }
+
 // argSpec says where an operand is encoded and what it is.
 type argSpec struct {
 	pos       argPos

@@ -88,8 +88,11 @@ func randomCode(rng *rand.Rand, e *Encoding, match uint64, mode Mode) []byte {
 		c[skip+1] |= 0xc0
 	}
 	if e.opmap == map3DNow {
-		// The simplest memory form: the opcode comes behind it.
-		return append(c, modrm&0x38|0x03, e.opcode)
+		// The opcode comes behind the operands.
+		if mem {
+			return append(c, modrm&0x38|0x43, byte(rng.Uint32()), e.opcode)
+		}
+		return append(c, modrm, e.opcode)
 	}
 	c = append(c, e.opcode)
 	at := int(e.opmap)<<8 | int(e.opcode)
@@ -171,7 +174,7 @@ func TestTableAgainstObjdump(t *testing.T) {
 		for i, l := range objdumpSlots(t, mode, codes) {
 			if d := disagreement(l, codes[i], mode); d != "" {
 				bad++
-				r.add(codes[i][:15], fmt.Sprintf("mode %d for %s | %s: %s", mode, forms[i].Form, forms[i].Opcode, d))
+				r.add(codes[i][:min(15, len(codes[i]))], fmt.Sprintf("mode %d for %s | %s: %s", mode, forms[i].Form, forms[i].Opcode, d))
 			}
 		}
 		t.Logf("mode %d: %d encodings, %d instructions, %d disagreements", mode, len(hit), len(codes), bad)

@@ -108,7 +108,7 @@ func disagreement(l objLine, code []byte, mode Mode) string {
 	var in Inst
 	err := Decode(code, mode, &in)
 	mnem, rest := objMnemonic(l.text)
-	bad := strings.Contains(l.text, "(bad)") || mnem == ""
+	bad := strings.Contains(l.text, "(bad)") || strings.Contains(l.text, "{ba") || mnem == ""
 	switch {
 	case err != nil && bad, allowed(l, mnem, &in, err):
 		return ""

@@ -40,7 +40,7 @@ func operandDisagreement(in *Inst, i int, pc uint64, obj string) string {
 		if memoryText(ours) == memoryText(obj) && sizeText(ours, obj) {
 			return ""
 		}
-		if x, y := number(memoryText(ours)), number(memoryText(obj)); x != 0 && uint32(x) == uint32(y) && in.AddrSize == 32 {
+		if x, y := number(stripSeg(memoryText(ours))), number(stripSeg(memoryText(obj))); x != 0 && (x == y || uint32(x) == uint32(y) && in.AddrSize == 32) {
 			return ""
 		}
 		// objdump prints the override in front of some operands only.
@@ -112,7 +112,7 @@ func memoryText(s string) string {
 		}
 		return m[:4] + strconv.FormatInt(n, 10)
 	})
-	if n, ok := strings.CutPrefix(s, "[-0x"); ok { // no base, no index
+	if n, ok := strings.CutPrefix(stripSeg(s), "[-0x"); ok { // no base, no index
 		s = hex(-number(strings.TrimSuffix(n, "]")))
 	}
 	return s

@@ -44,7 +44,6 @@ func (d *decoder) dispScale(e *Encoding) int64 {
 // vectorRules checks the #UD conditions of VEX, EVEX and XOP: SDM vol. 2A,
 // 2.3.5 to 2.7.11.
 func (d *decoder) vectorRules(e *Encoding) bool {
-	in := d.inst
 	if e.attr&attrVSIB != 0 {
 		if !d.vsib(e) {
 			return false
@@ -52,7 +51,7 @@ func (d *decoder) vectorRules(e *Encoding) bool {
 	} else if d.vx != 0 && e.attr&attrVvvv == 0 {
 		return false
 	}
-	if e.attr&attrVvvv == 0 && in.Vvvv != 0 {
+	if e.attr&attrVvvv == 0 && d.vvvv != 0 {
 		return false
 	}
 	if e.attr&(attrDistinct|attrGather) != 0 && !d.distinct(e) {
