@@ -4,6 +4,7 @@
 package machine
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -22,7 +23,6 @@ import (
 	"ring3/internal/timer"
 	"ring3/internal/vcpu"
 	"ring3/internal/x86"
-	"ring3/internal/x86/cpuid"
 )
 
 // Limits of a machine.
@@ -67,6 +67,14 @@ func (cfg *Config) check() error {
 
 // End says how a run ended.
 type End = vcpu.End
+
+// Ends of a run; see package vcpu.
+const (
+	PowerOff    = vcpu.PowerOff
+	Reset       = vcpu.Reset
+	TripleFault = vcpu.TripleFault
+	Stopped     = vcpu.Stopped
+)
 
 // Result is the outcome of a run.
 type Result struct {
@@ -127,7 +135,7 @@ func New(cfg Config) (m *Machine, err error) {
 	if err = m.attachDevices(cfg); err != nil {
 		return m, err
 	}
-	m.env = &env{m: m, cpuid: cpuid.New(cpuid.Options{CPUs: cfg.CPUs, TSCkHz: uint32(m.clock.Hz() / 1000)}), msr: map[uint32]uint64{}}
+	m.env = newEnv(m, cfg.CPUs)
 	m.cpu = interp.New(m.mem, &m.pio, &m.mmio, m.env)
 	m.user, err = direct.New(direct.Config{Mem: m.mem, State: &m.cpu.State})
 	if err != nil {
@@ -136,7 +144,6 @@ func New(cfg Config) (m *Machine, err error) {
 	m.vcpu = vcpu.New(m.cpu, m.user, m.chip, cfg.Timed)
 	m.chip.Notify = func(int) { m.vcpu.Kick() }
 	entry.Apply(&m.cpu.State)
-	m.cpu.StateLoaded()
 	return m, nil
 }
 
@@ -158,7 +165,7 @@ func (m *Machine) load(cfg Config) (boot.Entry, error) {
 	rand.Read(bc.Seed)
 	switch {
 	case cfg.InitrdData != nil:
-		bc.Initrd = boot.FileFromBytes("built-in userland", cfg.InitrdData)
+		bc.Initrd = boot.File{Name: "built-in userland", Data: bytes.NewReader(cfg.InitrdData), Size: int64(len(cfg.InitrdData))}
 	case cfg.Initrd != "":
 		f, c, err := boot.OpenFile(cfg.Initrd)
 		if err != nil {

@@ -1,0 +1,209 @@
+// Package boot boots real, stock kernels and runs programs in them.
+package boot
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ring3/internal/initramfs"
+	"ring3/internal/initramfs/guestjob"
+	"ring3/internal/kernelstore"
+	"ring3/internal/machine"
+)
+
+// defaults is the command line that ring3 run uses too.
+const defaults = "console=ttyS0 panic=-1 mitigations=off cryptomgr.notests"
+
+// guest describes a machine that runs one command.
+type guest struct {
+	flavour string // kernel flavour of the store
+	memory  uint64 // bytes, 512 MiB if 0
+	cmdline string // defaults if empty
+	files   []initramfs.File
+	stdin   []byte
+	args    []string
+	timeout time.Duration // 2 minutes if 0
+}
+
+// outcome is what came of it.
+type outcome struct {
+	machine.Result
+	stdout, stderr, console string
+	status                  int
+}
+
+var (
+	storeOnce sync.Once
+	store     *kernelstore.Store
+	busybox   string
+	storeErr  error
+)
+
+func openStore(t *testing.T) *kernelstore.Store {
+	t.Helper()
+	storeOnce.Do(func() {
+		if store, storeErr = kernelstore.Open(""); storeErr == nil {
+			busybox, storeErr = store.FetchBusyBox(context.Background(), os.Stderr)
+		}
+	})
+	if storeErr != nil {
+		t.Fatal(storeErr)
+	}
+	return store
+}
+
+func kernel(t *testing.T, flavour string) kernelstore.Kernel {
+	t.Helper()
+	k, err := openStore(t).Ensure(t.Context(), flavour, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// run boots g and fails the test unless the guest switches itself off after
+// having told an exit status.
+func (g guest) run(t *testing.T) outcome {
+	t.Helper()
+	if g.flavour == "" {
+		g.flavour = kernelstore.Cloud
+	}
+	if g.memory == 0 {
+		g.memory = 512 << 20
+	}
+	if g.cmdline == "" {
+		g.cmdline = defaults
+	}
+	if g.timeout == 0 {
+		g.timeout = 2 * time.Minute
+	}
+	k := kernel(t, g.flavour)
+	initrd, err := initramfs.Build(t.Context(), initramfs.Options{
+		BusyBox: busybox, Files: g.files, Job: &initramfs.Job{Args: g.args},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), g.timeout)
+	defer cancel()
+	var stdout, stderr, console safeBuffer
+	ctl := &later{}
+	m, err := machine.New(machine.Config{
+		Kernel: k.Image, InitrdData: initrd, CmdLine: g.cmdline, Memory: g.memory, CPUs: 1,
+		Cache:  store.Cache(),
+		Serial: [4]io.Writer{&console, &stdout, &stderr, ctl},
+		Timed:  true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := guestjob.New(guestjob.Config{Stdin: bytes.NewReader(g.stdin),
+		JobIn: m.SerialWriter(1), Control: m.SerialWriter(3)})
+	ctl.set(host)
+	hostCtx, stopHost := context.WithCancel(ctx)
+	hostDone := make(chan struct{})
+	go func() { defer close(hostDone); host.Run(hostCtx) }()
+	r, err := m.Run(ctx)
+	stopHost()
+	cerr := m.Close()
+	<-hostDone
+	o := outcome{Result: r, stdout: stdout.String(), stderr: stderr.String(), console: console.String()}
+	if err != nil || cerr != nil {
+		t.Fatalf("run: %v, close: %v\nconsole:\n%s", err, cerr, tail(o.console))
+	}
+	status, ok := host.Status()
+	if r.End != machine.PowerOff || !ok {
+		t.Fatalf("machine ended with %v at RIP %#x, exit status known: %v\nstdout:\n%s\nstderr:\n%s\nconsole:\n%s",
+			r.End, r.RIP, ok, tail(o.stdout), tail(o.stderr), tail(o.console))
+	}
+	o.status = status
+	for _, bad := range []string{"WARNING:", "BUG:", "Oops", "unchecked MSR access", "soft lockup"} {
+		if strings.Contains(o.console, bad) {
+			t.Errorf("the kernel complains (%s):\n%s", bad, tail(o.console))
+		}
+	}
+	return o
+}
+
+// must fails the test unless the command succeeded.
+func (o outcome) must(t *testing.T) outcome {
+	t.Helper()
+	if o.status != 0 {
+		t.Errorf("exit status %d\nstdout:\n%s\nstderr:\n%s\nconsole:\n%s", o.status, tail(o.stdout), tail(o.stderr), tail(o.console))
+	}
+	return o
+}
+
+func tail(s string) string {
+	lines := strings.Split(s, "\n")
+	return strings.Join(lines[max(0, len(lines)-60):], "\n")
+}
+
+// compile builds ../guest/NAME.c with gcc and runs it natively, as a control,
+// unless native is false.
+func compile(t *testing.T, name string, native bool, flags ...string) initramfs.File {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), name)
+	args := append([]string{"-O1", "-static", "-pthread", "-o", out, filepath.Join("..", "guest", name+".c")}, flags...)
+	if b, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
+		t.Fatalf("gcc %s: %v\n%s", strings.Join(args, " "), err, b)
+	}
+	if native {
+		if b, err := exec.Command(out).CombinedOutput(); err != nil {
+			t.Fatalf("%s fails natively: %v\n%s", name, err, b)
+		}
+	}
+	data, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return initramfs.File{Path: "bin/" + name, Mode: 0o755, Data: data}
+}
+
+// safeBuffer is a bytes.Buffer for two goroutines.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// later passes writes on to a writer that is known later.
+type later struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *later) set(w io.Writer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.w = w
+}
+
+func (l *later) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	w := l.w
+	l.mu.Unlock()
+	if w == nil {
+		return len(p), nil
+	}
+	return w.Write(p)
+}
