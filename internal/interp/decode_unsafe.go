@@ -139,6 +139,9 @@ func (c *CPU) buildBlock(lin uint64, ce *codeEntry) *block {
 		}
 		o.back, o.pre = uint16(at), uint8(pre)
 		pre = 0
+		if n > 0 && err == nil && isJcc(&d.Inst) && fuse(&w.ops[n-1], o, &w.inst[n-1].Inst) {
+			break
+		}
 		n++
 		if o.flag&flagEnd != 0 || gpa2 != noCode {
 			break
@@ -238,6 +241,10 @@ func (c *CPU) buildOne() *block {
 	*b = block{ops: w.ops[:1], gpa: noCode, gpa2: noCode, len: uint64(o.len), n: 1, bits: c.mode.bits}
 	finish(b.ops, int(o.len))
 	return b
+}
+
+func isJcc(in *insn.Inst) bool {
+	return in.Mode == insn.Mode64 && in.Op >= insn.OpJO && in.Op <= insn.OpJG
 }
 
 func opNop(*CPU, *op) bool { return true }
