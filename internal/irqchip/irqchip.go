@@ -33,9 +33,9 @@ const (
 
 	// Pins is the number of I/O APIC inputs, global system interrupts 0 to 23.
 	Pins = 24
-	// IRQ0 of the ISA bus is wired to this I/O APIC pin, as on every PC; pin 0
+	// TimerPin is the I/O APIC pin of IRQ0 of the ISA bus, as on every PC; pin 0
 	// has the INTR output of the 8259A.
-	timerPin = 2
+	TimerPin = 2
 )
 
 // Config describes a Chip.
@@ -136,7 +136,7 @@ func (c *Chip) drive(irq int, level bool) {
 		c.pic.set(irq, level)
 	}
 	if irq == 0 {
-		irq = timerPin
+		irq = TimerPin
 	}
 	c.ioapic.set(irq, level)
 }
