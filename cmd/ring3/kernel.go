@@ -29,7 +29,8 @@ ring3 run --kernel NAME boots one of them.`,
 }
 
 func newKernelFetch() *cobra.Command {
-	return &cobra.Command{
+	var missing bool
+	c := &cobra.Command{
 		Use:   "fetch [" + strings.Join(kernelstore.Flavours(), "|") + "]...",
 		Short: "get the distribution's stock kernel, without root",
 		Long: `fetch gets the current stock kernel of a flavour from the distribution, through
@@ -54,7 +55,11 @@ and BusyBox for the built-in userland.`,
 				}
 			}
 			for _, f := range flavours {
-				k, err := store.Fetch(ctx, f, progress())
+				get := store.Fetch
+				if missing {
+					get = store.Ensure
+				}
+				k, err := get(ctx, f, progress())
 				if err != nil {
 					return signalled(ctx, err)
 				}
@@ -64,6 +69,8 @@ and BusyBox for the built-in userland.`,
 			return signalled(ctx, err)
 		},
 	}
+	c.Flags().BoolVar(&missing, "missing", false, "only what the store has none of: no network if it has all")
+	return c
 }
 
 func isFlavour(s string) bool {

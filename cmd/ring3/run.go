@@ -6,6 +6,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"ring3/internal/cli"
+	"ring3/internal/machine"
+	"ring3/internal/x86"
 )
 
 // defaultAppend is the guest's command line when ring3 chooses it.
@@ -100,8 +102,14 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 // check finds mistakes that need no machine to be seen.
 func (o *runOptions) check() error {
 	switch {
-	case o.cpus < 1:
-		return usageError("--cpus: a machine needs at least 1, got %d", o.cpus)
+	case o.cpus < 1 || o.cpus > machine.MaxCPUs:
+		return usageError("--cpus: %d is not between 1 and %d", o.cpus, machine.MaxCPUs)
+	case o.memory < machine.MinMemory:
+		return usageError("--memory: %v is too little, a kernel needs at least %v", o.memory, cli.Size(machine.MinMemory))
+	case o.memory > machine.MaxMemory:
+		return usageError("--memory: %v is too much, a machine can have %v", o.memory, cli.Size(machine.MaxMemory))
+	case o.memory%x86.PageSize != 0:
+		return usageError("--memory: %v is not a multiple of %v", o.memory, cli.Size(x86.PageSize))
 	case len(o.command) > 0 && (o.initrd != "" || o.noInitrd):
 		return usageError("a COMMAND needs the built-in userland: leave out --initrd")
 	case len(o.command) > 0 && o.command[0] == "":

@@ -1,8 +1,134 @@
 package main
 
-import "context"
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
 
-// run boots the machine that o describes.
-func run(context.Context, *runOptions) error {
-	return withStatus(statusInternal, "virtual machines do not run yet")
+	"ring3/internal/boot"
+	"ring3/internal/console"
+	"ring3/internal/initramfs"
+	"ring3/internal/kernelstore"
+	"ring3/internal/machine"
+)
+
+// guest is a virtual machine as far as a session uses it; tests put a fake in
+// its place.
+type guest interface {
+	Run(context.Context) (machine.Result, error)
+	SerialWriter(port int) io.Writer // to the guest; blocks while it does not read
+	WriteStats(io.Writer) error
+	Close() error
+}
+
+// newGuest builds a machine. Tests replace it.
+var newGuest = func(cfg machine.Config) (guest, error) { return machine.New(cfg) }
+
+// run boots the machine that o describes and stays until it has ended.
+func run(ctx context.Context, o *runOptions) error {
+	if o.tty && !console.IsTerminal(os.Stdin) {
+		return usageError("--tty: standard input is no terminal")
+	}
+	s := newSession(o)
+	cfg, err := s.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	m, err := newGuest(cfg)
+	if err != nil {
+		var input *machine.InputError
+		if errors.As(err, &input) {
+			return &statusError{statusUsage, err}
+		}
+		return asInput(err)
+	}
+	return s.run(ctx, m)
+}
+
+// prepare finds, or fetches, all that the machine is made of.
+func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	defer func() { err = signalled(ctx, err) }()
+	store, err := kernelstore.Open("")
+	if err != nil {
+		return cfg, err
+	}
+	o := s.o
+	cfg = machine.Config{
+		CmdLine: o.cmdline(),
+		Memory:  uint64(o.memory),
+		CPUs:    o.cpus,
+		Initrd:  o.initrd,
+		Cache:   store.Cache(),
+		Serial:  s.serial(),
+		Timed:   o.stats,
+	}
+	if err := o.checkFiles(store); err != nil {
+		return cfg, err
+	}
+	if cfg.Kernel, err = findKernel(ctx, store, o.kernel); err != nil {
+		return cfg, err
+	}
+	if s.builtIn() {
+		cfg.InitrdData, err = s.userland(ctx, store)
+	}
+	return cfg, err
+}
+
+// checkFiles looks at the files that the user named, before anything is fetched.
+func (o *runOptions) checkFiles(store *kernelstore.Store) error {
+	if o.kernel != "" {
+		k, err := store.Lookup(o.kernel)
+		if err != nil {
+			return asInput(err)
+		}
+		f, closer, err := boot.OpenFile(k.Image)
+		if err != nil {
+			return err
+		}
+		defer closer.Close()
+		if _, err := boot.Identify(f); err != nil {
+			return asInput(err)
+		}
+	}
+	if o.initrd != "" {
+		_, closer, err := boot.OpenFile(o.initrd)
+		if err != nil {
+			return err
+		}
+		closer.Close()
+	}
+	return nil
+}
+
+// findKernel returns the path of the kernel that the user named, or else of the
+// default one, which it fetches if the store is empty.
+func findKernel(ctx context.Context, store *kernelstore.Store, name string) (string, error) {
+	if name != "" {
+		k, err := store.Lookup(name)
+		return k.Image, asInput(err)
+	}
+	k, err := store.Default()
+	if errors.Is(err, kernelstore.ErrNotFound) {
+		k, err = store.Fetch(ctx, kernelstore.Cloud, progress())
+	}
+	return k.Image, err
+}
+
+// userland builds the initial RAM disk for the shell or the command.
+func (s *session) userland(ctx context.Context, store *kernelstore.Store) ([]byte, error) {
+	busybox, err := store.FetchBusyBox(ctx, progress())
+	if err != nil {
+		return nil, err
+	}
+	opt := initramfs.Options{BusyBox: busybox, Term: os.Getenv("TERM")}
+	if s.terminal() {
+		opt.Cols, opt.Rows, _ = console.Size(os.Stdin)
+	}
+	if len(s.o.command) > 0 {
+		opt.Job = &initramfs.Job{Args: s.o.command, TTY: s.o.tty}
+	}
+	return initramfs.Build(ctx, opt)
 }

@@ -6,7 +6,6 @@ type Action int
 const (
 	None  Action = iota
 	Stop         // end the virtual machine now
-	Power        // press the power button
 	Stats        // print the table of exits
 	Help         // print EscapeHelp
 )
@@ -17,7 +16,6 @@ const EscapeKey = 0x01
 // EscapeHelp lists the sequences. Lines end as a raw terminal needs it.
 const EscapeHelp = "\r\n" +
 	"Ctrl-A x       stop the virtual machine\r\n" +
-	"Ctrl-A p       press its power button\r\n" +
 	"Ctrl-A s       show what it spent its time on\r\n" +
 	"Ctrl-A h       show this help\r\n" +
 	"Ctrl-A a       send Ctrl-A to the guest, as does Ctrl-A Ctrl-A\r\n"
@@ -48,8 +46,6 @@ func (e *Escape) Next(p []byte) (data []byte, a Action, rest []byte) {
 		switch b {
 		case 'x', 'X':
 			return data, Stop, p[i+1:]
-		case 'p', 'P':
-			return data, Power, p[i+1:]
 		case 's', 'S':
 			return data, Stats, p[i+1:]
 		case 'h', 'H', '?':

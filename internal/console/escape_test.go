@@ -36,7 +36,7 @@ func TestEscape(t *testing.T) {
 		{"twice", "a\x01\x01b", "a\x01b", nil},
 		{"letter a", "a\x01ab", "a\x01b", nil},
 		{"help and on", "a\x01hb", "ab", []Action{Help}},
-		{"all", "\x01s\x01p\x01?\x01x", "", []Action{Stats, Power, Help, Stop}},
+		{"all", "\x01s\x01?\x01x", "", []Action{Stats, Help, Stop}},
 		{"unknown key", "\x01l", "\x01l", nil},
 		{"arrow key", "\x01\x1b[A", "\x01\x1b[A", nil},
 		{"sent key does not arm", "\x01\x01x", "\x01x", nil},

@@ -51,7 +51,7 @@ func (t *Terminal) Resume() error {
 
 // Size returns the size of the terminal's window in characters.
 func (t *Terminal) Size() (columns, rows int, err error) {
-	return term.GetSize(int(t.in.Fd()))
+	return Size(t.in)
 }
 
 // Close restores the terminal as OpenTerminal found it. It may be called more
@@ -65,4 +65,9 @@ func (t *Terminal) Close() error {
 	err := term.Restore(int(t.in.Fd()), t.saved)
 	t.saved = nil
 	return errors.Join(err, t.guard.release())
+}
+
+// Size returns the size of a terminal's window in characters.
+func Size(f *os.File) (columns, rows int, err error) {
+	return term.GetSize(int(f.Fd()))
 }

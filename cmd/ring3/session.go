@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"ring3/internal/console"
+	"ring3/internal/initramfs/guestjob"
+	"ring3/internal/machine"
+	"ring3/internal/vcpu"
+)
+
+// tailSize is how much of the console is kept for an abnormal end, in bytes.
+const tailSize = 16 << 10
+
+// session joins one machine to this process: its serial ports to standard
+// input, output and error, signals and keys to what they ask for. Port 0 is the
+// console; with a command, ports 1 and 2 carry it. Port 3 is for the built-in
+// userland's control messages (package guestjob).
+type session struct {
+	o     *runOptions
+	m     guest
+	tail  *console.Tail
+	watch console.PanicWatch
+	quiet *quietClock    // of the console
+	host  *guestjob.Host // nil without the built-in userland
+	ports struct{ job, control lateWriter }
+	term  *console.Terminal // nil unless raw
+	asked bool              // the command was asked to end
+	stop  context.CancelCauseFunc
+}
+
+func newSession(o *runOptions) *session {
+	s := &session{o: o, tail: console.NewTail(tailSize), quiet: newQuietClock(), stop: func(error) {}}
+	if s.builtIn() {
+		cfg := guestjob.Config{JobIn: &s.ports.job, Control: &s.ports.control}
+		if s.isJob() && !o.tty {
+			cfg.Stdin = os.Stdin
+		}
+		s.host = guestjob.New(cfg)
+	}
+	return s
+}
+
+// isJob reports whether a command is run, and not a console.
+func (s *session) isJob() bool { return len(s.o.command) > 0 }
+
+// builtIn reports whether the guest runs ring3's own userland.
+func (s *session) builtIn() bool { return s.o.initrd == "" && !s.o.noInitrd }
+
+// terminal reports whether the guest gets this process's terminal, raw.
+func (s *session) terminal() bool {
+	if s.isJob() {
+		return s.o.tty
+	}
+	return console.IsTerminal(os.Stdin) && console.IsTerminal(os.Stdout)
+}
+
+// serial returns where the guest's output goes.
+func (s *session) serial() (out [4]io.Writer) {
+	watchers := []io.Writer{s.tail, &s.watch, s.quiet}
+	stdout := &outputWriter{s: s, f: os.Stdout, name: "standard output"}
+	switch {
+	case !s.isJob():
+		watchers = append(watchers, stdout)
+	case s.o.tty:
+		out[1] = stdout
+	default:
+		out[1] = stdout
+		out[2] = &outputWriter{s: s, f: os.Stderr, name: "standard error"}
+	}
+	out[0] = io.MultiWriter(watchers...)
+	if s.host != nil {
+		out[3] = s.host
+	}
+	return out
+}
+
+// stopGrace is how long a machine may take to stop. It may be stuck in a write
+// to somebody who does not read; then the process ends without it.
+const stopGrace = 5 * time.Second
+
+// run runs the machine m and closes it.
+func (s *session) run(ctx context.Context, m guest) error {
+	s.m = m
+	s.ports.job.set(m.SerialWriter(1))
+	s.ports.control.set(m.SerialWriter(3))
+	ctx, s.stop = context.WithCancelCause(ctx)
+	defer s.stop(nil)
+	if s.o.timeout > 0 {
+		t := time.AfterFunc(time.Duration(s.o.timeout), func() { s.stop(errTimeout) })
+		defer t.Stop()
+	}
+	if s.terminal() {
+		t, err := console.OpenTerminal(os.Stdin)
+		if err != nil {
+			return errors.Join(withStatus(statusHost, "terminal: %w", err), m.Close())
+		}
+		s.term = t
+		defer t.Close()
+	}
+	defer s.handleSignals(ctx)()
+	s.startInput(ctx)
+	if s.host != nil {
+		// Errors of the host's end show as a command that does not end, or
+		// as what the command says; a read error of standard input is one.
+		go s.host.Run(ctx)
+	}
+	o, ended := s.wait(ctx)
+	if s.term != nil {
+		s.term.Close()
+		if o.cause != nil {
+			os.Stderr.WriteString("\n") // the cursor is wherever the guest left it
+		}
+	}
+	err, abnormal := o.verdict()
+	if s.o.stats && ended {
+		err = errors.Join(err, m.WriteStats(os.Stderr))
+	}
+	if abnormal {
+		s.printTail()
+	}
+	if ended {
+		if cerr := m.Close(); cerr != nil && err == nil {
+			err = withStatus(statusInternal, "cleaning up: %w", cerr)
+		}
+	}
+	return err
+}
+
+// wait runs the machine and collects how it ended; ended is false if it did not
+// stop in time.
+func (s *session) wait(ctx context.Context) (o outcome, ended bool) {
+	type end struct {
+		result machine.Result
+		err    error
+	}
+	done := make(chan end, 1)
+	go func() {
+		r, err := s.m.Run(ctx)
+		done <- end{r, err}
+	}()
+	var e end
+	select {
+	case e = <-done:
+		ended = true
+	case <-ctx.Done():
+		select {
+		case e = <-done:
+			ended = true
+		case <-time.After(stopGrace):
+		}
+	}
+	o = outcome{result: e.result, err: e.err, cause: context.Cause(ctx), timeout: time.Duration(s.o.timeout),
+		isJob: s.isJob(), jobStatus: -1}
+	if ended && o.result.End != vcpu.Stopped {
+		o.cause = nil // the guest was faster
+	}
+	o.message, o.panicked = s.watch.Panicked()
+	if s.host != nil {
+		if status, ok := s.host.Status(); ok {
+			o.jobStatus = status
+		}
+	}
+	return o, ended
+}
+
+// printTail prints the end of the console, unless the console is right above.
+func (s *session) printTail() {
+	if s.isJob() || s.term == nil {
+		printTail(os.Stderr, s.tail)
+	}
+}
+
+// lateWriter is a writer to a port of a machine that does not exist yet.
+type lateWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lateWriter) set(w io.Writer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.w = w
+}
+
+func (l *lateWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	w := l.w
+	l.mu.Unlock()
+	if w == nil {
+		return 0, io.ErrClosedPipe
+	}
+	return w.Write(p)
+}
+
+// outputWriter writes the guest's output to this process's. If that fails the
+// machine is stopped: nobody can see what it does.
+type outputWriter struct {
+	s    *session
+	f    *os.File
+	name string
+	once sync.Once
+}
+
+func (w *outputWriter) Write(p []byte) (int, error) {
+	if _, err := w.f.Write(p); err != nil {
+		w.once.Do(func() { w.s.stop(withStatus(statusHost, "%s: %w", w.name, errors.Unwrap(err))) })
+	}
+	return len(p), nil
+}
