@@ -70,22 +70,24 @@ func (e *Engine) mapFault(s *space, gva uint64, t mmu.Translation, acc mmu.Acces
 			if t.Writable && t.Dirty {
 				ent |= entWrite
 			}
-		} else if e.code.private(gpa) {
+		} else if e.private(gpa) {
 			ent |= entPrivate
 		}
 	case acc&mmu.Write != 0:
 		ent |= entWrite
-		if e.prepareWrite(gpa, t.Exec) {
-			ent |= entExec | entWXBoth
+		if e.prepareWrite(gpa) {
+			ent |= entWXBoth
+			if t.Exec {
+				ent |= entExec
+			}
 		}
 	case t.Writable && t.Dirty && e.mem.Flags(gpa)&guestmem.PageCode == 0:
 		ent |= entWrite
 		e.mem.AllowStubWrite(gpa)
-	case t.Exec && e.code.scanned(e.mem, gpa, e.mode()):
+	case t.Exec && e.scanned(gpa) && e.mem.Flags(gpa)&guestmem.PageCode != 0:
 		// Text that another process runs already.
 		ent |= entExec
-		e.mem.MarkCode(gpa)
-		if e.code.private(gpa) {
+		if e.private(gpa) {
 			ent |= entPrivate
 		}
 	}
@@ -176,7 +178,7 @@ func (e *Engine) install(s *space, gva uint64, n int, ent entry) error {
 		return fmt.Errorf("BUG: mapping %#x outside RAM", ent.gpa())
 	}
 	if ent&entPrivate != 0 {
-		fd, off = stub.FDCode, e.code.offset(ent.gpa())
+		fd = stub.FDCode
 	}
 	for i := range n {
 		d := uint64(i) * x86.PageSize

@@ -116,6 +116,9 @@ func (e *Engine) stopped(s *space) (x Exit, resume bool) {
 	case signo == sigSEGV || signo == sigBUS:
 		// #GP above all: privileged instructions, I/O, segment loads, INT n,
 		// non-canonical addresses, patched instructions.
+		if s.get(st.RIP)&entPrivate != 0 {
+			e.stats.PatchedTraps++
+		}
 		return Exit{Kind: ExitNeedStep}, false
 	}
 	return Exit{Kind: ExitDied, Err: fmt.Errorf("%w: stopped by signal %d, trap %d", errDied, signo, f.trap)}, false

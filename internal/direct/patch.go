@@ -1,0 +1,225 @@
+package direct
+
+import (
+	"ring3/internal/guestmem"
+	"ring3/internal/x86"
+	"ring3/internal/x86/insn"
+)
+
+// modeBits are the decoder's mode of the running code and its bits in a page
+// state.
+func (e *Engine) modeBits() (mode insn.Mode, clean, judged uint8, i int) {
+	if e.state.Seg[x86.CS].Sel == selCS32 {
+		return insn.Mode32, stClean32, stMode32, 1
+	}
+	return insn.Mode64, stClean64, stMode64, 0
+}
+
+// prepareExec makes the page of RAM at gpa, about to be executed at gva,
+// executable: scanned, patched, marked as code and nowhere writable. both is
+// set when the page is one of those that are mapped writable and executable
+// without a scan.
+func (e *Engine) prepareExec(gva, gpa uint64) (both bool, err error) {
+	if e.hasMapping(gpa, entWXBoth) {
+		return true, nil
+	}
+	if e.mem.Flags(gpa)&guestmem.PageStubWrite != 0 && e.hasMapping(gpa, entWrite) {
+		e.stats.WXFlips++
+	}
+	e.mem.MarkCode(gpa)
+	rip := e.state.RIP
+	entry := int(rip - gva)
+	if rip-gva >= x86.PageSize {
+		// The instruction at RIP starts in the page before and goes on here:
+		// that page can be judged only now.
+		entry = -1
+		if rip < gva && gva-rip < insn.MaxLen {
+			if entry, err = e.rescanTail(rip, gva); err != nil {
+				return false, err
+			}
+		}
+	}
+	return false, e.scan(gva, gpa, entry)
+}
+
+// scan judges the candidates of a page, given that an instruction starts at
+// offset entry (unknown if negative).
+func (e *Engine) scan(gva, gpa uint64, entry int) error {
+	mode, clean, judged, mi := e.modeBits()
+	st := e.pageState(gpa)
+	if *st&clean != 0 {
+		return nil
+	}
+	e.stats.Scans++
+	c := codeBytes{mode: mode}
+	c.b = append(c.b, e.page(gpa)[:]...)
+	c.b = append(c.b, e.nextBytes(gva)...)
+	list := c.candidates(nil)
+	if len(list) == 0 {
+		if len(c.b) > x86.PageSize || !c.open() {
+			*st |= clean // else its end was not judged
+		}
+		return nil
+	}
+	e.stats.ScansCandidate++
+	p := e.code.pages[gpa]
+	if p == nil {
+		p = &codePage{patches: map[uint16]bool{}}
+		e.code.pages[gpa] = p
+		*st |= stKnown
+	}
+	if entry >= 0 {
+		c.descend(&p.starts[mi], entry)
+	}
+	changed := false
+	for _, i := range list {
+		v, start := c.certain(&p.starts[mi], int(i))
+		if v == unknown {
+			if s, ok := c.vote(int(i), e.bytesBefore(gva)); ok && s < x86.PageSize {
+				v, start = yes, s
+			}
+		}
+		switch at := uint16(start); {
+		case v == yes && !p.patches[at]:
+			p.patches[at] = true
+			changed = true
+			e.stats.Patches++
+		case v == no:
+			// A vote may have said yes before code was seen to run through.
+			if old, ok := p.voted(&c, int(i)); ok {
+				delete(p.patches, old)
+				changed = true
+			}
+		}
+	}
+	*st |= judged
+	if !changed {
+		return nil
+	}
+	if *st&stPrivate == 0 {
+		e.dropMappings(gpa, entExec) // they map RAM itself
+	}
+	off, _ := e.mem.Offset(gpa)
+	return e.code.setPrivate(off, c.b[:x86.PageSize], p)
+}
+
+// voted finds a patch that stands for the candidate at offset i.
+func (p *codePage) voted(c *codeBytes, i int) (at uint16, ok bool) {
+	var in insn.Inst
+	for s := i; s >= 0 && s > i-insn.MaxLen; s-- {
+		if p.patches[uint16(s)] && c.decode(s, &in) == nil && c.isCandidate(&in, s, i) {
+			return uint16(s), true
+		}
+	}
+	return 0, false
+}
+
+// nextBytes are the first bytes of the page behind gva, if it is there.
+func (e *Engine) nextBytes(gva uint64) []byte {
+	b := e.pageAt(gva + x86.PageSize)
+	return b[:min(len(b), insn.MaxLen-1)]
+}
+
+// bytesBefore are the last bytes of the page before gva, if it is there.
+func (e *Engine) bytesBefore(gva uint64) []byte {
+	b := e.pageAt(gva - x86.PageSize)
+	return b[max(0, len(b)-voteSpan):]
+}
+
+// pageAt is the page that user code sees at gva, nil if it is absent or was
+// never used.
+func (e *Engine) pageAt(gva uint64) []byte {
+	t, ok := e.table(gva)
+	if !ok {
+		return nil
+	}
+	pte := t.pte(index(gva))
+	if pte == 0 {
+		return nil
+	}
+	if _, ram := e.mem.Offset(pte & x86.PTEAddr); !ram {
+		return nil
+	}
+	return e.page(pte & x86.PTEAddr)[:]
+}
+
+// rescanTail judges the page of rip again, whose last instruction goes on in
+// the page gva, and says where in that page the next instruction starts.
+func (e *Engine) rescanTail(rip, gva uint64) (entry int, err error) {
+	t, ok := e.table(rip)
+	if !ok {
+		return -1, nil
+	}
+	pte := t.pte(index(rip))
+	gpa := pte & x86.PTEAddr
+	if _, ram := e.mem.Offset(gpa); pte == 0 || !ram {
+		return -1, nil
+	}
+	mode, clean, _, _ := e.modeBits()
+	*e.pageState(gpa) &^= clean
+	if err := e.scan(rip&^(x86.PageSize-1), gpa, int(rip%x86.PageSize)); err != nil {
+		return -1, err
+	}
+	b := append(e.page(gpa)[rip%x86.PageSize:], e.nextBytes(rip&^(x86.PageSize-1))...)
+	var in insn.Inst
+	if insn.Decode(b[:min(len(b), insn.MaxLen)], mode, &in) != nil {
+		return -1, nil
+	}
+	return int(rip + uint64(in.Len) - gva), nil
+}
+
+// clean reports whether a page contains nothing that looks like a sensitive
+// instruction, so that it can be executed without knowing where.
+func (e *Engine) clean(gva, gpa uint64) bool {
+	_, clean, judged, _ := e.modeBits()
+	st := e.pageState(gpa)
+	if *st&(clean|judged) == 0 && e.mem.Flags(gpa)&guestmem.PageStubWrite == 0 {
+		e.mem.MarkCode(gpa) // first, so that changes of what is found out are told
+		if e.scan(gva, gpa, -1) != nil {
+			return false
+		}
+	}
+	return *st&clean != 0
+}
+
+// scanned reports whether a page was scanned in the current mode.
+func (e *Engine) scanned(gpa uint64) bool {
+	_, clean, judged, _ := e.modeBits()
+	return *e.pageState(gpa)&(clean|judged) != 0
+}
+
+// maxFlips is how often a page may change from executed to written before it
+// is mapped both ways, unscanned.
+const maxFlips = 8
+
+// prepareWrite makes the page of RAM at gpa writable: executable nowhere. both
+// is set when it has changed sides too often and stays executable.
+func (e *Engine) prepareWrite(gpa uint64) (both bool) {
+	if e.hasMapping(gpa, entWXBoth) {
+		return true
+	}
+	if e.mem.Flags(gpa)&guestmem.PageCode != 0 && e.hasMapping(gpa, entExec) {
+		if len(e.code.flips) > 4096 {
+			clear(e.code.flips)
+		}
+		if e.code.flips[gpa]++; e.code.flips[gpa] > maxFlips {
+			delete(e.code.flips, gpa)
+			e.stats.WXUnscanned++
+			both = true
+		}
+	}
+	e.mem.AllowStubWrite(gpa)
+	return both
+}
+
+// hasMapping reports whether some stub maps the page with any of the rights.
+func (e *Engine) hasMapping(gpa uint64, rights entry) bool {
+	off, _ := e.mem.Offset(gpa)
+	for i := e.rmap.head[off/x86.PageSize]; i != 0; i = e.rmap.nodes[i].next {
+		n := &e.rmap.nodes[i]
+		if e.byID[n.space].get(n.gva)&rights != 0 {
+			return true
+		}
+	}
+	return false
+}
