@@ -440,6 +440,8 @@ func (d *decoder) immediate(c immCode) int64 {
 		}
 		in.Mem.Disp, in.Mem.Base, in.Mem.Index, in.Mem.Scale = v, NoReg, NoReg, 1
 		return 0
+	case immIs4:
+		return d.signed(1) & 0xff
 	case immPtr:
 		n = int(min(in.OpSize, 32)) / 8
 		v := d.signed(n) & (1<<(n*8) - 1)

@@ -62,6 +62,10 @@ type Encoding struct {
 // Table is the instruction table. It must not be changed.
 func Table() []Encoding { return encodings[:] }
 
+// Encodings is the whole table, for tests and for tools that list it. The result
+// must not be changed.
+func Encodings() []Encoding { return encodings[:] }
+
 // argSpec says where an operand is encoded and what it is.
 type argSpec struct {
 	pos       argPos

@@ -47,15 +47,15 @@ func (in *Inst) Operand(i int, pc uint64) string {
 		}
 		return s
 	case ArgImm:
-		return hex(truncated(in.Imm, in.immBits(a)))
+		return hexText(truncated(in.Imm, in.immBits(a)))
 	case ArgImm2:
-		return hex(truncated(in.Imm2, a.Size))
+		return hexText(truncated(in.Imm2, a.Size))
 	case ArgRel:
 		target := pc + uint64(in.Len) + uint64(in.Imm)
 		if in.Mode != Mode64 {
 			target = truncated(int64(target), uint16(in.OpSize))
 		}
-		return hex(target)
+		return hexText(target)
 	case ArgStrSrc:
 		return sizePrefix(a.Size) + segNames[in.Mem.Seg&7] + ":[" + gprName(6, uint16(in.AddrSize), false) + "]"
 	case ArgStrDst:
@@ -194,11 +194,11 @@ func (m *Mem) format(in *Inst) string {
 	}
 	switch {
 	case sep == "":
-		b.WriteString(hex(truncated(m.Disp, size)))
+		b.WriteString(hexText(truncated(m.Disp, size)))
 	case m.Disp < 0:
-		b.WriteString("-" + hex(uint64(-m.Disp)))
+		b.WriteString("-" + hexText(uint64(-m.Disp)))
 	case m.Disp > 0:
-		b.WriteString("+" + hex(uint64(m.Disp)))
+		b.WriteString("+" + hexText(uint64(m.Disp)))
 	}
 	b.WriteByte(']')
 	return b.String()
@@ -215,7 +215,7 @@ func (in *Inst) vsibName() string {
 	return "?"
 }
 
-func hex(v uint64) string { return "0x" + strconv.FormatUint(v, 16) }
+func hexText(v uint64) string { return "0x" + strconv.FormatUint(v, 16) }
 
 func truncated(v int64, bits uint16) uint64 {
 	if bits == 0 || bits >= 64 {

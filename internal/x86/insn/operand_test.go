@@ -113,7 +113,7 @@ func memoryText(s string) string {
 		return m[:4] + strconv.FormatInt(n, 10)
 	})
 	if n, ok := strings.CutPrefix(stripSeg(s), "[-0x"); ok { // no base, no index
-		s = hex(-number(strings.TrimSuffix(n, "]")))
+		s = hexText(-number(strings.TrimSuffix(n, "]")))
 	}
 	return s
 }
