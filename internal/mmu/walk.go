@@ -135,7 +135,7 @@ func (w Walker) walk64(s *cpu.State, gva uint64, acc Access, lv []level, table u
 		t.Shift = l.shift
 		mask := uint64(1)<<l.shift - 1
 		t.GPA = e&x86.PTEAddr&^mask | gva&mask
-		t.Global = e&x86.PTEGlobal != 0
+		t.Global = e&x86.PTEGlobal != 0 && s.CR4&x86.CR4PGE != 0
 		t.Dirty = e&x86.PTEDirty != 0
 		if !permitted(s, &t, acc) {
 			return t, pfCode(s, acc, true), false
@@ -172,6 +172,9 @@ func (w Walker) walk32(s *cpu.State, gva uint64, acc Access) (t Translation, cod
 	t.Writable, t.User = e&x86.PTEWrite != 0, e&x86.PTEUser != 0
 	leaf := pde
 	if e&x86.PTELarge != 0 && s.CR4&x86.CR4PSE != 0 {
+		if e&(1<<21) != 0 { // reserved in a 4 MiB page
+			return t, pfCode(s, acc, true) | x86.PFRsvd, false
+		}
 		t.Shift = 22
 		// PSE-36: bits 20:13 are address bits 39:32 (SDM vol. 3A, table 4-4).
 		t.GPA = uint64(e)&0xffc00000 | uint64(e)>>13&0xff<<32 | gva&0x3fffff
@@ -189,7 +192,7 @@ func (w Walker) walk32(s *cpu.State, gva uint64, acc Access) (t Translation, cod
 		t.Shift = 12
 		t.GPA = uint64(e)&0xfffff000 | gva&0xfff
 	}
-	t.Global = e&x86.PTEGlobal != 0
+	t.Global = e&x86.PTEGlobal != 0 && s.CR4&x86.CR4PGE != 0
 	t.Dirty = e&x86.PTEDirty != 0
 	if !permitted(s, &t, acc) {
 		return t, pfCode(s, acc, true), false
