@@ -5,13 +5,23 @@ import (
 	"io"
 
 	"ring3/internal/bus"
+	"ring3/internal/device/acpipm"
+	"ring3/internal/device/debugport"
+	"ring3/internal/device/i8042"
+	"ring3/internal/device/pciports"
+	"ring3/internal/device/pit"
+	"ring3/internal/device/pvclock"
+	"ring3/internal/device/rtc"
 	"ring3/internal/device/uart"
 	"ring3/internal/irqchip"
+	"ring3/internal/vcpu"
 )
 
 // devices are the machine's devices besides the interrupt controllers.
 type devices struct {
 	serial [4]*uart.UART
+	pm     *acpipm.PM
+	clock  *pvclock.Clock
 }
 
 // attachDevices puts everything on the buses. The places are those of a PC.
@@ -35,8 +45,26 @@ func (m *Machine) attachDevices(cfg Config) error {
 		m.dev.serial[i] = uart.New(m.chip.Line(at.IRQ), out)
 		port([]string{"ttyS0", "ttyS1", "ttyS2", "ttyS3"}[i], at.Port, uart.Ports, m.dev.serial[i])
 	}
+
+	reset := func() { m.vcpu.End(vcpu.Reset) }
+	m.dev.pm = acpipm.New(m.chip.Line(acpipm.IRQ), m.clock, func() { m.vcpu.End(vcpu.PowerOff) })
+	port("ACPI PM", acpipm.Port, acpipm.Ports, m.dev.pm)
+	timer8254 := pit.New(m.chip.Line(pit.IRQ), m.clock)
+	port("8254", pit.Port, pit.Ports, timer8254)
+	port("port B", pit.PortB, 1, timer8254.ControlB())
+	port("RTC", rtc.Port, rtc.Ports, rtc.New(m.chip.Line(rtc.IRQ), m.clock, m.mem.Low(), m.mem.Size()-m.mem.Low()))
+	kbd := i8042.New(m.chip.Line(i8042.IRQ), reset)
+	port("i8042 data", i8042.PortData, 1, kbd.Data())
+	port("i8042", i8042.PortStatus, 1, kbd.Status())
+	port("port A", i8042.PortA, 1, kbd.SystemPortA())
+	port("PCI ports", pciports.Port, pciports.Ports, pciports.New(reset))
+	m.dev.clock = pvclock.New(m.mem, m.clock, cfg.CPUs)
+	port("POST", debugport.PortPOST, 1, &debugport.POST{})
 	return errors.Join(errs...)
 }
+
+// PowerButton presses the machine's power button.
+func (m *Machine) PowerButton() { m.dev.pm.PressPowerButton() }
 
 func (d *devices) close() error {
 	var errs []error

@@ -44,9 +44,12 @@ func (e *env) ReadMSR(msr uint32) (uint64, bool) {
 	if v, ok := e.m.chip.CPU(0).ReadMSR(msr); ok {
 		return v, true
 	}
+	if v, ok := e.m.dev.clock.ReadMSR(0, msr); ok {
+		return v, true
+	}
 	return e.msrs.Read(msr)
 }
 
 func (e *env) WriteMSR(msr uint32, v uint64) bool {
-	return e.m.chip.CPU(0).WriteMSR(msr, v) || e.msrs.Write(msr, v)
+	return e.m.chip.CPU(0).WriteMSR(msr, v) || e.m.dev.clock.WriteMSR(0, msr, v) || e.msrs.Write(msr, v)
 }

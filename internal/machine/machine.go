@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"sync/atomic"
 
+	"ring3/internal/acpi"
 	"ring3/internal/boot"
 	"ring3/internal/bus"
 	"ring3/internal/direct"
@@ -141,7 +142,7 @@ func New(cfg Config) (m *Machine, err error) {
 	if err != nil {
 		return m, err
 	}
-	m.vcpu = vcpu.New(m.cpu, m.user, m.chip, cfg.Timed)
+	m.vcpu = vcpu.New(m.cpu, m.user, m.chip, cfg.Timed, m.log)
 	m.chip.Notify = func(int) { m.vcpu.Kick() }
 	entry.Apply(&m.cpu.State)
 	return m, nil
@@ -149,11 +150,11 @@ func New(cfg Config) (m *Machine, err error) {
 
 // load puts the kernel and all that it is told into RAM.
 func (m *Machine) load(cfg Config) (boot.Entry, error) {
-	tables, rsdp, err := acpiTables(cfg.CPUs)
+	tables, rsdp, err := acpi.Build(acpi.Config{CPUs: cfg.CPUs, UARTs: len(cfg.Serial)})
 	if err != nil {
 		return boot.Entry{}, err
 	}
-	if err := m.mem.WriteAt(tables, boot.ACPIAddr); err != nil {
+	if err := m.mem.WriteAt(tables, acpi.Base); err != nil {
 		return boot.Entry{}, err
 	}
 	kernel, kc, err := boot.OpenFile(cfg.Kernel)

@@ -16,6 +16,7 @@ package vcpu
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -66,6 +67,7 @@ type VCPU struct {
 	user   *direct.Engine
 	intr   InterruptSource
 	timed  bool
+	log    *slog.Logger
 	end    atomic.Uint32
 	wake   chan struct{}
 	calls  chan func()   // to be made on the vCPU thread
@@ -76,8 +78,8 @@ type VCPU struct {
 }
 
 // New makes a virtual CPU from its engines. With timed, exits are timed.
-func New(c *interp.CPU, user *direct.Engine, intr InterruptSource, timed bool) *VCPU {
-	return &VCPU{cpu: c, user: user, intr: intr, timed: timed,
+func New(c *interp.CPU, user *direct.Engine, intr InterruptSource, timed bool, log *slog.Logger) *VCPU {
+	return &VCPU{cpu: c, user: user, intr: intr, timed: timed, log: log,
 		wake: make(chan struct{}, 1), calls: make(chan func(), 1), done: make(chan struct{})}
 }
 
@@ -208,6 +210,7 @@ func (v *VCPU) runUser() error {
 		v.deaths = 0
 		v.inject(e)
 	case direct.ExitDied:
+		v.log.Warn("a stub process died", "rip", fmt.Sprintf("%#x", v.cpu.RIP), "cr3", fmt.Sprintf("%#x", v.cpu.CR3), "err", e.Err)
 		if v.deaths++; v.deaths > maxDeaths {
 			return fmt.Errorf("stub processes keep dying: %w", e.Err)
 		}
