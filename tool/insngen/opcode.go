@@ -184,7 +184,6 @@ func (o *opcodeParser) vector(t string) error {
 // encodings get a second alternative.
 func (o *opcodeParser) finish() {
 	e := o.e
-	// Distinct registers for the W0 forms only: the W1 form exists in 64-bit mode.
 	if !o.wig32 {
 		e.match = []uint64{o.match}
 		return

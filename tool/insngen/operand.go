@@ -9,14 +9,13 @@ import (
 // operand is one operand: where it is encoded and what it is. The names are
 // those of the constants in internal/x86/insn.
 type operand struct {
-	pos, kind  string
-	size, mem  string // size codes of the register and memory form
-	reg        int    // fixed register number
-	high       bool
-	regOK      bool // a register is allowed in ModRM.r/m
-	memOK      bool // memory is allowed in ModRM.r/m
-	attrs      []string
-	isRegister bool
+	pos, kind string
+	size, mem string // size codes of the register and memory form
+	reg       int    // fixed register number
+	high      bool
+	regOK     bool // a register is allowed in ModRM.r/m
+	memOK     bool // memory is allowed in ModRM.r/m
+	attrs     []string
 }
 
 // Letters of the Op/En column: SDM vol. 2A, 3.1.1.5, one letter per operand.

@@ -2,6 +2,8 @@ package insn
 
 import "errors"
 
+//go:generate go run ring3/tool/insngen
+
 // Errors of Decode.
 var (
 	// ErrTruncated means that the instruction goes on behind the end of the code.

@@ -86,7 +86,7 @@ func objdumpSlots(t testing.TB, mode Mode, codes [][]byte) []objLine {
 		bin[i] = 0x90
 	}
 	for i, c := range codes {
-		copy(bin[i*slotLen:], c)
+		copy(bin[i*slotLen:], c[:min(len(c), MaxLen)])
 	}
 	if err := os.WriteFile(file, bin, 0o600); err != nil {
 		t.Fatal(err)

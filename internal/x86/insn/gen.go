@@ -1,3 +1,0 @@
-package insn
-
-//go:generate go run ring3/tool/insngen
