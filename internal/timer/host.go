@@ -33,6 +33,7 @@ type Host struct {
 	fd     int
 	mu     sync.Mutex
 	queue  queue
+	armed  int64 // what the timerfd is set to; Never when it is not
 	closed bool
 	done   chan struct{}
 }
@@ -43,7 +44,7 @@ func NewHost() (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("timer: timerfd_create: %w", err)
 	}
-	h := &Host{start: time.Now(), fd: fd, done: make(chan struct{})}
+	h := &Host{start: time.Now(), fd: fd, armed: Never, done: make(chan struct{})}
 	h.tsc0, h.ns0 = h.sample()
 	for h.Nanos()-h.ns0 < int64(firstCalibration) {
 		time.Sleep(firstCalibration)
@@ -120,15 +121,13 @@ func (h *Host) Close() error {
 	return nil
 }
 
-// arm sets the timerfd to expire at the given time of Nanos, or disarms it for
-// Never. h.mu is held. The descriptor counts CLOCK_MONOTONIC, Nanos counts
-// from h.start; only the difference is used.
+// arm sets the timerfd to expire at the given time of Nanos. h.mu is held. The
+// descriptor counts CLOCK_MONOTONIC, Nanos counts from h.start; only the
+// difference is used.
 func (h *Host) arm(at int64) {
-	var spec unix.ItimerSpec // all zero: disarm
-	if at != Never {
-		d := max(at-h.Nanos(), 1) // 0 would disarm
-		spec.Value = unix.NsecToTimespec(d)
-	}
+	h.armed = at
+	var spec unix.ItimerSpec
+	spec.Value = unix.NsecToTimespec(max(at-h.Nanos(), 1)) // 0 would disarm
 	// It cannot fail with a valid descriptor and a normalized time.
 	_ = unix.TimerfdSettime(h.fd, 0, &spec, nil)
 }
@@ -150,6 +149,7 @@ func (h *Host) run() {
 			h.mu.Unlock()
 			return
 		}
+		h.armed = Never
 		due = due[:0]
 		for len(h.queue) > 0 && h.queue[0].at <= now {
 			due = append(due, heap.Pop(&h.queue).(*hostTimer))
@@ -162,13 +162,11 @@ func (h *Host) run() {
 	}
 }
 
-// rearm arms for the first timer. h.mu is held.
+// rearm arms for the first timer. h.mu is held. With none the timerfd stays as
+// it is: one wake-up for nothing is cheaper than a system call for every timer
+// that a guest takes back.
 func (h *Host) rearm() {
-	if h.closed {
-		return // Close has armed it for good
-	}
-	if len(h.queue) == 0 {
-		h.arm(Never)
+	if h.closed || len(h.queue) == 0 || h.queue[0].at == h.armed {
 		return
 	}
 	h.arm(h.queue[0].at)
@@ -190,7 +188,6 @@ func (t *hostTimer) Set(at int64) {
 	h := t.h
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	first := len(h.queue) > 0 && h.queue[0] == t
 	if at == Never {
 		t.remove()
 	} else if t.at = at; t.index >= 0 {
@@ -198,13 +195,10 @@ func (t *hostTimer) Set(at int64) {
 	} else {
 		heap.Push(&h.queue, t)
 	}
-	if first || (len(h.queue) > 0 && h.queue[0] == t) {
-		h.rearm()
-	}
+	h.rearm()
 }
 
-// Stop implements Timer. The timerfd stays armed: one wake-up for nothing is
-// cheaper than a system call for every timer that a guest takes back.
+// Stop implements Timer.
 func (t *hostTimer) Stop() {
 	t.h.mu.Lock()
 	t.remove()

@@ -43,7 +43,7 @@ const Never = math.MaxInt64
 // NanosAt returns when c's TSC will reach tsc, in c.Nanos() time, rounded up,
 // or the present when it already has. It saturates at Never.
 func NanosAt(c Clock, tsc uint64) int64 {
-	ns, now := c.Nanos(), c.TSC()
+	now, ns := c.TSC(), c.Nanos() // in this order: rather a little late than early
 	if tsc <= now {
 		return ns
 	}

@@ -119,7 +119,7 @@ func TestNanosAt(t *testing.T) {
 	}
 	now := h.Nanos()
 	got := NanosAt(h, h.TSC()+h.Hz())
-	if d := got - now; d < 1e9 || d > 1e9+50e6 {
+	if d := got - now; d < 1e9-1000 || d > 1e9+50e6 { // the rate is an estimate
 		t.Errorf("a second of ticks is %d ns", d)
 	}
 }
