@@ -41,6 +41,12 @@ var errDied = errors.New("stub process died")
 // may be suspended or swapping.
 const hangLimit = 10 * time.Second
 
+// maxSwallowed is how many naps in a row a stub may let pass, kicked in each
+// of them, with the kick noticed by stub code but not obeyed. An honest stub
+// obeys within a microsecond; one into whose waiting loop the guest has jumped
+// never does.
+const maxSwallowed = 25
+
 // nap bounds the time for which the death of a stub goes unnoticed.
 const nap = 20 * time.Millisecond
 
@@ -67,6 +73,7 @@ func (p *proc) wait(running bool) error {
 		e.stats.SpinMisses++
 	}
 	var since time.Time // when the stub was first asked to come back
+	swallowed := 0
 	for {
 		atomic.SwapUint32(&c.MonSleeps, 1)
 		if atomic.LoadUint32(&c.State) == stub.Stopped {
@@ -86,8 +93,11 @@ func (p *proc) wait(running bool) error {
 		}
 		if since.IsZero() {
 			since = time.Now()
-		} else if time.Since(since) > hangLimit {
+		} else if time.Since(since) > hangLimit || swallowed > maxSwallowed {
 			return fmt.Errorf("%w: it does not stop", errDied)
+		}
+		if swallowed++; atomic.LoadUint32(&c.Kicked) == 0 {
+			swallowed = 0
 		}
 		if running {
 			e.sendKick() // a hostile guest may have swallowed the last one
