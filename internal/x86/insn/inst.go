@@ -123,7 +123,7 @@ type Inst struct {
 
 	NArg uint8
 	Args [4]Arg
-	Mem  Mem // valid when some Arg is ArgMem or ArgMoffs
+	Mem  Mem // valid when some Arg is ArgMem or ArgMoffs; Mem.Seg also for ArgStrSrc and XLAT
 	Imm  int64
 	Imm2 int64
 

@@ -151,8 +151,9 @@ func (r *report) add(code []byte, what string) {
 	}
 }
 
-// compareFile checks the text of an ELF file.
-func compareFile(t *testing.T, file string) {
+// compareFile checks the text of an ELF file and returns the number of
+// instructions.
+func compareFile(t *testing.T, file string) int {
 	r := report{t: t}
 	objdump(t, func(l objLine) {
 		r.n++
@@ -161,9 +162,7 @@ func compareFile(t *testing.T, file string) {
 		}
 	}, "-d", file)
 	t.Logf("%s: %d instructions", file, r.n)
-	if r.n == 0 {
-		t.Error("nothing disassembled")
-	}
+	return r.n
 }
 
 // goTool is the path of the go command, or "".
@@ -186,6 +185,10 @@ func TestObjdumpFiles(t *testing.T) {
 		if _, err := os.Stat(f); err != nil {
 			continue
 		}
-		t.Run(filepath.Base(f), func(t *testing.T) { compareFile(t, f) })
+		t.Run(filepath.Base(f), func(t *testing.T) {
+			if compareFile(t, f) == 0 {
+				t.Error("nothing disassembled")
+			}
+		})
 	}
 }
