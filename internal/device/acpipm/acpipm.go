@@ -38,9 +38,10 @@ const (
 	evtTimer       = 1 << 0 // the timer's top bit changed
 	evtGlobal      = 1 << 5
 	evtPowerButton = 1 << 8
+	evtRTC         = 1 << 10 // can be enabled, as drivers check, and never comes
 	stsWake        = 1 << 15
 
-	enWritable  = evtTimer | evtGlobal | evtPowerButton
+	enWritable  = evtTimer | evtGlobal | evtPowerButton | evtRTC
 	stsWritable = enWritable | stsWake
 
 	cntSCI      = 1 << 0 // SCI_EN: always on

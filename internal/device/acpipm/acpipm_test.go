@@ -98,6 +98,10 @@ func TestPowerButton(t *testing.T) {
 	if v := r.in16(EventBlock + 2); v != evtPowerButton|evtGlobal {
 		t.Errorf("enable %#x", v)
 	}
+	r.out16(EventBlock+2, 0xffff)
+	if v := r.in16(EventBlock + 2); v != enWritable {
+		t.Errorf("enable %#x, want %#x", v, enWritable)
+	}
 	r.out16(EventBlock, evtPowerButton)
 	if r.irq.level {
 		t.Error("SCI after the status was cleared")
