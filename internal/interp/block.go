@@ -59,19 +59,21 @@ type decoded struct {
 // block is a run of instructions in one page; only its first instruction may
 // reach into the next page, and is then alone.
 type block struct {
-	ops  []op
+	ops   []op
+	len   uint64 // bytes
+	n     int32  // instructions
+	bits  insn.Mode
+	ok    bool // not dropped
+	chain bool // few successors: worth remembering in link
+
+	// The last successors, a small jump cache of its own.
+	link [2]jumpEntry
+
 	gpa  uint64 // guest-physical address of the first byte
 	gpa2 uint64 // page of the second part of a crossing instruction, or noCode
-	len  uint64 // bytes
-	n    int    // instructions
-	bits insn.Mode
-	ok   bool // not dropped
 
 	hashNext *block
 	pageNext [2]*block // in the lists of the two pages
-
-	// Successors: a small jump cache of its own.
-	link [2]jumpEntry
 }
 
 // jumpEntry remembers the block at a linear address.

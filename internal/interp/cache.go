@@ -9,8 +9,8 @@ import (
 // decoded anew: simpler than eviction, and rare.
 const (
 	chunkOps   = 4096
-	maxChunks  = 72 // 14 MiB of ops
-	maxBlocks  = 36000
+	maxChunks  = 52    // 12 MiB of ops
+	maxBlocks  = 56000 // 8 MiB
 	maxDecoded = 12000
 	hashBits   = 15
 	jumpBits   = 12

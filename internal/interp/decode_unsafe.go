@@ -41,12 +41,30 @@ func (c *CPU) fetchPage(lin uint64) (*codeEntry, bool) {
 func (c *CPU) lookup() *block {
 	lin := c.RIP + c.mode.csBase
 	k := &c.code
-	e := &k.jump[(lin^lin>>jumpBits)%(1<<jumpBits)]
-	if e.lin == lin && (e.key == k.keyGlobal || e.key == k.keyLocal) && e.b.ok &&
-		(c.mode.is64 || c.RIP+e.b.len-1 <= uint64(c.Seg[x86.CS].Limit)) {
-		return e.b
+	// The successors of the block that ran last come first: unlike the jump
+	// cache they are on cache lines that the host CPU has just used.
+	prev := c.cur
+	if prev != nil && prev.chain && c.mode.is64 {
+		for i := range prev.link {
+			l := &prev.link[i]
+			if l.lin == lin && (l.key == k.keyGlobal || l.key == k.keyLocal) && l.b.ok {
+				return l.b
+			}
+		}
 	}
-	return c.lookupSlow(e, lin)
+	e := &k.jump[(lin^lin>>jumpBits)%(1<<jumpBits)]
+	if e.lin != lin || e.key != k.keyGlobal && e.key != k.keyLocal || !e.b.ok ||
+		!c.mode.is64 && c.RIP+e.b.len-1 > uint64(c.Seg[x86.CS].Limit) {
+		b := c.lookupSlow(e, lin)
+		if b == nil {
+			return nil
+		}
+	}
+	if prev != nil && prev.chain {
+		prev.link[1] = prev.link[0]
+		prev.link[0] = *e
+	}
+	return e.b
 }
 
 func (c *CPU) lookupSlow(e *jumpEntry, lin uint64) *block {
@@ -158,7 +176,8 @@ func (c *CPU) buildBlock(lin uint64, ce *codeEntry) *block {
 	}
 	b := c.code.newBlock(w.ops[:n])
 	b.gpa, b.gpa2 = page.gpa+off, gpa2
-	b.len, b.n, b.bits = uint64(total), insts, c.mode.bits
+	b.len, b.n, b.bits = uint64(total), int32(insts), c.mode.bits
+	b.chain = c.mode.is64 && (n == 0 || chains(&w.inst[n-1].Inst))
 	c.Mem.MarkCode(b.gpa)
 	if gpa2 != noCode {
 		c.Mem.MarkCode(gpa2)
@@ -243,6 +262,18 @@ func (c *CPU) buildOne() *block {
 	return b
 }
 
+// chains reports whether a block that ends with in has at most two successors.
+// A call has one, but a return many.
+func chains(in *insn.Inst) bool {
+	switch in.Op {
+	case insn.OpRET:
+		return false
+	case insn.OpJMP, insn.OpCALL:
+		return in.Args[0].Kind == insn.ArgRel
+	}
+	return in.Enc == nil || in.Enc.Class != insn.Sensitive
+}
+
 func isJcc(in *insn.Inst) bool {
 	return in.Mode == insn.Mode64 && in.Op >= insn.OpJO && in.Op <= insn.OpJG
 }
@@ -283,6 +314,11 @@ func (c *CPU) lower(d *decoded, o *op, err error, rest int) {
 		o.flag |= flagAddr16
 	}
 	lowerArgs(in, o)
+	if !c.hasFeature(in.Enc.Feature) && in.Op != insn.OpTZCNT {
+		o.flag |= flagEnd
+		o.fn = opUndefined
+		return
+	}
 	if f := lowerTable[in.Op]; f != nil {
 		f(d, o)
 		return

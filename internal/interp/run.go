@@ -47,7 +47,7 @@ func (c *CPU) Run(budget int) Exit {
 			e, stop = c.look()
 			continue
 		}
-		budget -= b.n
+		budget -= int(b.n)
 		if !c.runBlock(b) {
 			e, stop = c.look()
 		}
