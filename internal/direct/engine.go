@@ -37,11 +37,12 @@ type Engine struct {
 	walk  mmu.Walker
 	stats Stats
 
-	xmask uint64 // extended-state components that guests use
-	mxcsr uint32 // MXCSR bits that exist
-	xsize int    // bytes of their standard-format image
-	spin  uint64 // how long the monitor spins, in TSC ticks
-	pause uint32 // how long a stub spins, in PAUSE instructions
+	xmask     uint64 // extended-state components that guests use
+	mxcsr     uint32 // MXCSR bits that exist
+	xsize     int    // bytes of their standard-format image
+	readySpin uint64 // see proc.ready, in TSC ticks
+	spin      uint64 // how long the monitor spins, in TSC ticks
+	pause     uint32 // how long a stub spins, in PAUSE instructions
 
 	slots     *slots
 	code      *codeStore
@@ -57,6 +58,11 @@ type Engine struct {
 
 	fpu     *cpu.FPU // aligned; see fpu.go
 	fpuHome *space   // whose stub holds the live extended state; nil: fpu does
+
+	// A stub was found to lie when no Run was there to report it.
+	lied   bool
+	lieKey uint64
+	lie    Exit
 
 	hint      uint64 // page to map before the next Run; see MapHint
 	hasHint   bool
@@ -99,9 +105,10 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e.cpuidTrap = host.CPUIDFaults()
 	e.fpu = newFPU()
+	e.readySpin = host.TicksPer(monitorSpin)
 	// With one processor, spinning only keeps the other side from running.
 	if host.CPUs() > 1 && !cfg.NoSpin {
-		e.spin = host.TicksPer(monitorSpin)
+		e.spin = e.readySpin
 		start := host.TSC()
 		host.Pauses(1000)
 		e.pause = uint32(host.TicksPer(stubSpin) * 1000 / max(host.TSC()-start, 1))

@@ -33,6 +33,7 @@ func (e *Engine) Flush(f Flush) {
 	if f.Kind == FlushPage && f.Addr >= userTop {
 		return // nothing there is ever mapped in a stub
 	}
+	e.settle()
 	for _, s := range e.spaces {
 		switch {
 		case f.Kind <= FlushNonGlobal:
@@ -43,6 +44,21 @@ func (e *Engine) Flush(f Flush) {
 		default:
 			s.stalePages = append(s.stalePages, f.Addr&^(x86.PageSize-1))
 		}
+	}
+}
+
+// settle makes sure that the stub that ran last is stopped as it says: from
+// here on the guest kernel may use memory for something else that the stub
+// has mapped. A liar is killed at once; the next Run in its address space
+// reports that.
+func (e *Engine) settle() {
+	s := e.cur
+	if s == nil || s.p.unproven == 0 {
+		return
+	}
+	if err := s.p.prove(); err != nil {
+		e.lie = e.died(s, err)
+		e.lieKey, e.lied = s.key, true
 	}
 }
 

@@ -86,6 +86,8 @@ func (g *guest) randomRegs(r *rand.Rand) {
 
 // The guest jumps to every byte of the stub's code.
 func TestHostileJumps(t *testing.T) {
+	defer func(d time.Duration) { nap = d }(nap)
+	nap = 2 * time.Millisecond // do not take half a second for each that hangs
 	g := newGuest(t, touch, Config{})
 	g.alive()
 	r := rand.New(rand.NewPCG(1, 2))
@@ -307,5 +309,56 @@ func TestStubKilled(t *testing.T) {
 	}
 	if n := g.e.Stats().Zygotes; n != 2 {
 		t.Errorf("%d zygotes", n)
+	}
+}
+
+// A guest says Stopped and goes on running. It must not get away with it when
+// it matters: at a flush, when another address space runs, and when secrets
+// would be shown.
+func TestHostileLies(t *testing.T) {
+	for _, moment := range []string{"flush", "switch", "calls"} {
+		t.Run(moment, func(t *testing.T) {
+			g := newGuest(t, touch, Config{})
+			g.alive()
+			// mov [Ready], 1; mov [Reason], 0; mov [State], 1; jmp self
+			c := g.e.zygote.prog.Base + stub.ControlOff
+			g.poke(codeVA+0x100, cat(
+				[]byte{0xc7, 0x83}, imm32(0x68), imm32(1),
+				[]byte{0xc7, 0x83}, imm32(0x18), imm32(stub.ReasonSignal),
+				[]byte{0xc7, 0x03}, imm32(stub.Stopped),
+				[]byte{0xeb, 0xfe}))
+			g.st.RIP, g.st.GPR[x86.RBX] = codeVA+0x100, c
+			p := g.e.cur.p
+			var x Exit
+			kickAfter(g.e, 100*time.Millisecond) // in case that the lie is not believed
+			if x = g.e.Run(); x.Kind == ExitKick {
+				t.Fatal("the lie was not believed: the test tests nothing")
+			}
+			switch old := g.st.CR3; moment {
+			case "flush":
+				g.e.Flush(Flush{Kind: FlushPage, Addr: dataVA})
+			case "switch":
+				code := g.gpa(codeVA)
+				g.newTables()
+				g.mapPage(codeVA, code, pteUser)
+				g.st.RIP, g.st.GPR[x86.RBX] = codeVA, dataVA
+				g.want(ExitException)
+				g.st.CR3 = old
+			case "calls":
+				if err := p.munmap(dataVA, 4096); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if moment != "calls" && unix.Kill(p.pid, 0) == nil {
+				t.Error("the liar lives")
+			}
+			x = g.want(ExitDied)
+			if !strings.Contains(x.Err.Error(), "stops were true") {
+				t.Errorf("error %v", x.Err)
+			}
+			if moment != "switch" { // there, one more stub is right
+				g.alive()
+			}
+		})
 	}
 }

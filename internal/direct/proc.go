@@ -24,6 +24,8 @@ type proc struct {
 	ctl   *stub.Control
 	dead  bool
 
+	unproven uint64 // stops since the eventfd was last read
+
 	calls []stub.Call // staged; executed before the stub next runs
 	// Where the extended state that it resumes with lies, and the RSP below
 	// the signal frame that holds it. Both were checked when they were read.
@@ -48,17 +50,70 @@ const hangLimit = 10 * time.Second
 const maxSwallowed = 25
 
 // nap bounds the time for which the death of a stub goes unnoticed.
-const nap = 20 * time.Millisecond
+var nap = 20 * time.Millisecond // a variable for tests
 
 // command gives the stub a command; its effects are complete when wait
 // returns. All of Control is written by then.
-func (p *proc) command(cmd uint32) {
+func (p *proc) command(cmd uint32) error {
+	if err := p.ready(); err != nil {
+		return err
+	}
 	c := p.ctl
+	atomic.StoreUint32(&c.Ready, 0)
 	atomic.StoreUint32(&c.State, stub.Running)
 	atomic.SwapUint32(&c.Cmd, cmd)
 	if atomic.LoadUint32(&c.StubSleeps) != 0 {
 		host.FutexWake(&c.Cmd)
 	}
+	return nil
+}
+
+// ready waits until the stub takes commands, which is a few hundred
+// nanoseconds after it has said Stopped.
+func (p *proc) ready() error {
+	c := p.ctl
+	if host.SpinUntil(&c.Ready, 1, p.e.readySpin) {
+		return nil
+	}
+	for start := time.Now(); ; {
+		host.FutexWait(&c.Ready, 0, time.Millisecond)
+		if atomic.LoadUint32(&c.Ready) == 1 {
+			return nil
+		}
+		if err := p.reap(); err != nil {
+			return err
+		}
+		if time.Since(start) > hangLimit/10 {
+			return fmt.Errorf("%w: it stopped but takes no commands", errDied)
+		}
+	}
+}
+
+// prove checks that the stub is stopped indeed (package stub, "Proof"), and
+// was at all stops since the last proof.
+func (p *proc) prove() error {
+	if p.unproven == 0 {
+		return nil
+	}
+	if err := p.ready(); err != nil {
+		return err
+	}
+	if n := p.e.slots.proof(p.index); n != p.unproven {
+		return fmt.Errorf("%w: %d of %d stops were true", errDied, n, p.unproven)
+	}
+	p.unproven = 0
+	p.e.stats.Proofs++
+	return nil
+}
+
+// reap notices the death of the process.
+func (p *proc) reap() error {
+	ended, st := host.Reap(p.pid)
+	if !ended {
+		return nil
+	}
+	p.dead = true
+	return fmt.Errorf("%w: %s", errDied, statusText(st))
 }
 
 // wait waits until the stub has stopped. running is set when guest code is
@@ -68,6 +123,7 @@ func (p *proc) wait(running bool) error {
 	if e.spin != 0 {
 		if host.SpinUntil(&c.State, stub.Stopped, e.spin) {
 			e.stats.SpinHits++
+			p.unproven++
 			return nil
 		}
 		e.stats.SpinMisses++
@@ -83,9 +139,8 @@ func (p *proc) wait(running bool) error {
 		if atomic.LoadUint32(&c.State) == stub.Stopped {
 			break
 		}
-		if ended, st := host.Reap(p.pid); ended {
-			p.dead = true
-			return fmt.Errorf("%w: %s", errDied, statusText(st))
+		if err := p.reap(); err != nil {
+			return err
 		}
 		if running && !e.pending.Load() {
 			since = time.Time{}
@@ -104,6 +159,7 @@ func (p *proc) wait(running bool) error {
 		}
 	}
 	atomic.StoreUint32(&c.MonSleeps, 0)
+	p.unproven++
 	return nil
 }
 
@@ -161,11 +217,15 @@ func (p *proc) stage(nr uint64, args ...uint64) error {
 	return nil
 }
 
-// post writes the staged calls to the call list.
-func (p *proc) post() {
+// post writes the staged calls, secrets and all, to the call list.
+func (p *proc) post() error {
+	if err := p.prove(); err != nil {
+		return err
+	}
 	list := callList(p.slot)
 	copy(list[:], p.calls)
 	p.ctl.NCalls = uint32(len(p.calls))
+	return nil
 }
 
 // execute has the stub make the staged calls, all of which must succeed.
@@ -173,8 +233,12 @@ func (p *proc) execute() error {
 	if len(p.calls) == 0 {
 		return nil
 	}
-	p.post()
-	p.command(stub.CmdCalls)
+	if err := p.post(); err != nil {
+		return err
+	}
+	if err := p.command(stub.CmdCalls); err != nil {
+		return err
+	}
 	if err := p.wait(false); err != nil {
 		return err
 	}
@@ -184,11 +248,17 @@ func (p *proc) execute() error {
 // callsDone checks the results of the call list and forgets it. The stub has
 // erased numbers and arguments as it went; the monitor does it again, since
 // it may have been lied to. A kick that arrived meanwhile left a signal frame
-// with the secrets in its registers below the guest's frame: that goes too.
+// with the secrets in its registers: that goes too. It lies below the RSP that
+// the stub had then, which is p.sp; when guest code or the resume range was
+// interrupted later, the frame of that stop lies anywhere and must stay.
 func (p *proc) callsDone(kicked bool) error {
 	var err error
 	if kicked || atomic.LoadUint32(&p.ctl.Kicked) != 0 {
-		clear(p.slot[stub.SlotStack : p.sp-(p.base+stub.ControlOff)])
+		low := p.sp
+		if f := atomic.LoadUint64(&p.ctl.Frame) - 8; f < low {
+			low = max(f, p.base+stub.StackOff)
+		}
+		clear(p.slot[stub.SlotStack : low-(p.base+stub.ControlOff)])
 	}
 	list := callList(p.slot)
 	for i, c := range p.calls {

@@ -34,6 +34,10 @@ func (e *Engine) run() Exit {
 		e.stats.Unmirrored++
 		return Exit{Kind: ExitNeedStep}
 	}
+	if e.lied && e.lieKey == e.pml4() {
+		e.lied = false
+		return e.lie
+	}
 	s, err := e.space()
 	if err != nil {
 		return Exit{Kind: ExitDied, Err: err}
@@ -84,6 +88,7 @@ func (e *Engine) space() (*space, error) {
 	s := e.cur
 	if s == nil || s.key != key {
 		e.stats.Switches++
+		e.settle()
 		if s = e.spaces[key]; s == nil {
 			var err error
 			if s, err = e.newSpace(key); err != nil {
@@ -221,7 +226,9 @@ func (e *Engine) enter(s *space) (kicked bool, err error) {
 	c.Spin = e.pause
 	cmd := uint32(stub.CmdRun)
 	if len(p.calls) != 0 {
-		p.post()
+		if err := p.post(); err != nil {
+			return false, err
+		}
 		cmd = stub.CmdCallsRun
 	}
 	e.stats.Runs++
@@ -230,13 +237,11 @@ func (e *Engine) enter(s *space) (kicked bool, err error) {
 	e.setTarget(p.pid)
 	if e.pending.Load() {
 		e.setTarget(0)
-		if err := p.execute(); err != nil {
-			return false, err
-		}
-		return true, nil
+		return true, p.execute()
 	}
-	p.command(cmd)
-	err = p.wait(true)
+	if err = p.command(cmd); err == nil {
+		err = p.wait(true)
+	}
 	e.setTarget(0)
 	if err != nil {
 		return false, err

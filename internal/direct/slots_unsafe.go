@@ -16,6 +16,8 @@ type slots struct {
 	fd   int
 	mem  []byte
 	free []int
+	// proofs are the eventfds of the slots (package stub, "Proof").
+	proofs []int
 }
 
 func newSlots(n int) (*slots, error) {
@@ -28,13 +30,37 @@ func newSlots(n int) (*slots, error) {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
 	s := &slots{fd: fd, mem: mem}
+	for range n {
+		ev, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+		s.proofs = append(s.proofs, ev)
+	}
 	for i := n - 1; i > zygoteSlot; i-- {
 		s.free = append(s.free, i)
 	}
 	return s, nil
 }
 
-func (s *slots) close() error { return errors.Join(unix.Munmap(s.mem), unix.Close(s.fd)) }
+func (s *slots) close() error {
+	err := errors.Join(unix.Munmap(s.mem), unix.Close(s.fd))
+	for _, ev := range s.proofs {
+		err = errors.Join(err, unix.Close(ev))
+	}
+	return err
+}
+
+// proof takes the sum of the proofs that the stub in slot i has given since
+// the last call.
+func (s *slots) proof(i int) uint64 {
+	var v uint64
+	n, err := unix.Read(s.proofs[i], unsafe.Slice((*byte)(unsafe.Pointer(&v)), 8))
+	if n != 8 || err != nil {
+		return 0
+	}
+	return v
+}
 
 func (s *slots) slot(i int) []byte {
 	return s.mem[i*stub.SlotSize : (i+1)*stub.SlotSize : (i+1)*stub.SlotSize]
@@ -48,6 +74,7 @@ func (s *slots) take() (i int, ok bool) {
 	i = s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	clear(s.slot(i))
+	s.proof(i)
 	return i, true
 }
 

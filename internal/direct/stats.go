@@ -29,6 +29,7 @@ type Stats struct {
 	Zygotes        uint64
 	Recycled       uint64
 	Evictions      uint64 // address spaces shrunk to stay under the limits
+	Proofs         uint64 // stops proved to be true
 	Deaths         uint64
 	Scans          uint64 // pages scanned
 	ScansCandidate uint64 // of them, decoded because a byte pattern asked for it

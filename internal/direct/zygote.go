@@ -70,14 +70,15 @@ func (e *Engine) startZygote() error {
 	if z.prog, err = stub.Build(pickBase(), e.xmask); err != nil {
 		return err
 	}
-	image, err := stub.Image(z.prog, &z.secrets, os.Getpid(), e.cpuidTrap)
+	image, err := stub.Image(z.prog, &z.secrets, os.Getpid(), len(e.slots.proofs), e.cpuidTrap)
 	if err != nil {
 		return err
 	}
 	clear(e.slots.slot(zygoteSlot))
+	e.slots.proof(zygoteSlot)
 	z.p = e.newProc(z, zygoteSlot)
 	e.spawner.do(func() {
-		z.p.pid, err = host.Spawn(image, []int{e.mem.FD(), e.slots.fd, e.code.fd})
+		z.p.pid, err = host.Spawn(image, append([]int{e.mem.FD(), e.slots.fd, e.code.fd}, e.slots.proofs...))
 	})
 	if err != nil {
 		return err
@@ -130,12 +131,18 @@ func (e *Engine) fork() (*proc, error) {
 	list[0] = stub.Call{Nr: unix.SYS_CLONE, Args: [6]uint64{unix.CLONE_PARENT, 0, 0, 0, s.Clone[0], s.Clone[1]}}
 	list[1] = stub.Call{Nr: unix.SYS_PRCTL, Args: [6]uint64{unix.PR_SET_PDEATHSIG, uint64(unix.SIGKILL), 0, 0, s.Args[0], s.Args[1]}}
 	list[2] = stub.Call{Nr: unix.SYS_GETPPID, Args: [6]uint64{0, 0, 0, 0, s.Args[0], s.Args[1]}, Result: uint64(os.Getpid())}
-	list[3] = stub.Call{Nr: unix.SYS_MMAP, Args: [6]uint64{ctl, stub.SlotSize,
+	// Of the eventfds it keeps its own.
+	list[3] = stub.Call{Nr: unix.SYS_DUP2, Args: [6]uint64{uint64(stub.FDProof + i), stub.FDProof, 0, 0, s.Args[0], s.Args[1]}, Result: stub.FDProof}
+	list[4] = stub.Call{Nr: unix.SYS_CLOSE_RANGE, Args: [6]uint64{stub.FDProof + 1, 0xffffffff, 0, 0, s.Args[0], s.Args[1]}}
+	list[5] = stub.Call{Nr: unix.SYS_MMAP, Args: [6]uint64{ctl, stub.SlotSize,
 		unix.PROT_READ | unix.PROT_WRITE | uint64(s.Mmap[0])<<32,
 		unix.MAP_SHARED | unix.MAP_FIXED | uint64(s.Mmap[1])<<32,
 		stub.FDControl | uint64(s.Mmap[2])<<32, uint64(i * stub.SlotSize)}, Result: ctl}
-	z.p.command(stub.CmdFork)
-	if err := z.p.wait(false); err != nil {
+	err := z.p.command(stub.CmdFork)
+	if err == nil {
+		err = z.p.wait(false)
+	}
+	if err != nil {
 		e.slots.give(i)
 		z.p.kill()
 		e.zygote = nil
@@ -147,7 +154,7 @@ func (e *Engine) fork() (*proc, error) {
 		e.slots.give(i)
 		return nil, fmt.Errorf("forking a stub: %w", unix.Errno(-p.pid))
 	}
-	err := p.wait(false)
+	err = p.wait(false)
 	clear(list[:stub.ForkCalls])
 	if err != nil {
 		p.kill()

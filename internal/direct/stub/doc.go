@@ -20,6 +20,21 @@
 //  4. The monitor serves the stop, perhaps has the stub execute mmap and
 //     munmap calls (command Calls), and goes to 1.
 //
+// # Proof
+//
+// Guest code can write the word that says Stopped and run on. It would then
+// use mappings that the monitor believes to be out of use, and read the
+// secrets of the next command. So each stop has a proof that it cannot forge:
+// the stub writes the constant 1 to an eventfd of its own. The filter allows
+// that at one instruction only, and behind that instruction stub code erases
+// the command word and waits; whoever gets there is stopped until the monitor
+// gives a command. Since the monitor gives one command per stop, the sum in
+// the eventfd equals the number of stops exactly if all of them were true.
+// The monitor reads it before it depends on the stop: before it shows
+// secrets, and before the guest kernel may reuse memory that the stub has
+// mapped (a flush, another address space). An ordinary system call needs no
+// look, and the write overlaps with the monitor's work.
+//
 // Everything the stub can write, guest code can write too. The monitor treats
 // all of it as hostile input; see Control.
 package stub

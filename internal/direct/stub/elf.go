@@ -18,8 +18,8 @@ const (
 
 // Image makes the ELF executable of a zygote: the code page and the start-up
 // list. parent is the process that the stub must be a child of.
-func Image(p *Program, s *Secrets, parent int, cpuidFaults bool) ([]byte, error) {
-	data, err := initData(p, s, parent, cpuidFaults)
+func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool) ([]byte, error) {
+	data, err := initData(p, s, parent, slots, cpuidFaults)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func Image(p *Program, s *Secrets, parent int, cpuidFaults bool) ([]byte, error)
 
 // initData lays out the start-up list: a header entry with the count, the
 // entries, and behind them what they point to.
-func initData(p *Program, s *Secrets, parent int, cpuidFaults bool) ([]byte, error) {
+func initData(p *Program, s *Secrets, parent, slots int, cpuidFaults bool) ([]byte, error) {
 	filter, err := Filter(p, s)
 	if err != nil {
 		return nil, err
@@ -95,9 +95,9 @@ func initData(p *Program, s *Secrets, parent int, cpuidFaults bool) ([]byte, err
 	add(int64(parent), unix.SYS_GETPPID) // the parent may have died before the line above
 	add(0, unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	add(0, unix.SYS_PRLIMIT64, 0, unix.RLIMIT_CORE, rlim, 0)
-	// Descriptors other than the three (an inherited one without
-	// close-on-exec) are not for guests.
-	add(AnyResult, unix.SYS_CLOSE_RANGE, FDCode+1, 0xffffffff, 0)
+	// Other descriptors (inherited ones without close-on-exec) are not for
+	// guests.
+	add(AnyResult, unix.SYS_CLOSE_RANGE, uint64(FDProof+slots), 0xffffffff, 0)
 	control := p.Base + ControlOff
 	add(int64(control), unix.SYS_MMAP, control, SlotSize,
 		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED, FDControl, 0)

@@ -33,6 +33,8 @@ const (
 	FDRAM     = 0 // guest memory
 	FDControl = 1 // control slots
 	FDCode    = 2 // private copies of patched code pages
+	FDProof   = 3 // eventfd of the stub: see doc.go, "Proof"
+	// In a zygote, the eventfd of slot i is FDProof+i.
 )
 
 // KickSignal makes a running stub stop.
@@ -90,7 +92,8 @@ type Control struct {
 	NCalls     uint32
 	Desc       [16]byte // struct user_desc for set_thread_area
 	SP         uint64   // RSP from CmdRun on: below the frame that holds the image at FPU
-	_          [0x10]byte
+	Ready      uint32   // the stub takes commands; a futex
+	_          [0xc]byte
 	GPR        [16]uint64 // in register-number order
 	IRET       [5]uint64  // RIP, CS, RFLAGS, RSP, SS: popped by IRETQ
 }
@@ -114,6 +117,7 @@ const (
 	oNCalls     = 0x4c
 	oDesc       = 0x50
 	oSP         = 0x60
+	oReady      = 0x68
 	oGPR        = 0x78
 	oIRET       = 0xf8
 )

@@ -30,6 +30,7 @@ func TestControlOffsets(t *testing.T) {
 		{"NCalls", unsafe.Offsetof(c.NCalls), oNCalls},
 		{"Desc", unsafe.Offsetof(c.Desc), oDesc},
 		{"SP", unsafe.Offsetof(c.SP), oSP},
+		{"Ready", unsafe.Offsetof(c.Ready), oReady},
 		{"GPR", unsafe.Offsetof(c.GPR), oGPR},
 		{"IRET", unsafe.Offsetof(c.IRET), oIRET},
 		{"size of Call", unsafe.Sizeof(Call{}), 64},

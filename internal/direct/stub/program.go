@@ -6,7 +6,9 @@ type Program struct {
 	Code []byte
 	// Addresses of the system-call instructions: the call list, clone,
 	// exit_group, futex wake, futex wait. The filter allows no others.
-	SiteCalls, SiteCompat, SiteClone, SiteExit, SiteWake, SiteWait uint64
+	SiteCalls, SiteCompat, SiteClone, SiteExit, SiteWake, SiteWait, SiteProof uint64
+
+	One uint64 // address of the constant 1 that SiteProof writes
 
 	Handler                uint64 // signal handler
 	ResumeStart, ResumeEnd uint64 // the resume range
@@ -59,6 +61,8 @@ func Build(base, xmask uint64) (*Program, error) {
 	a.run(xmask)
 	a.calls()
 	a.fork()
+	a.label("one")
+	a.bytes(1, 0, 0, 0, 0, 0, 0, 0)
 	code, err := a.finish()
 	if err != nil {
 		return nil, err
@@ -67,7 +71,7 @@ func Build(base, xmask uint64) (*Program, error) {
 	return &Program{
 		Base: base, Code: code,
 		SiteCalls: at("siteCalls"), SiteCompat: at("siteCompat"), SiteClone: at("siteClone"), SiteExit: at("siteExit"),
-		SiteWake: at("siteWake"), SiteWait: at("siteWait"),
+		SiteWake: at("siteWake"), SiteProof: at("siteProof"), One: at("one"), SiteWait: at("siteWait"),
 		Handler: at("handler"), ResumeStart: at("resume"), ResumeEnd: at("resumeEnd"),
 	}, nil
 }
@@ -162,13 +166,26 @@ func (a *asm) handler() {
 	a.jmp("report")
 }
 
-// wait says Stopped and waits for a command.
+// wait says Stopped, gives the proof that it is stub code that says so, and
+// waits for a command. Commands that were in place before the proof are
+// erased; only then Ready allows the monitor to give one.
 func (a *asm) wait() {
 	a.label("ready")
 	a.set32(oReason, ReasonReady)
 	a.label("announce")
 	a.movImm(rax, Stopped)
 	a.xchg32(oState, rax)
+
+	a.movImm(rdi, FDProof)
+	a.lea(rsi, "one")
+	a.movImm(rdx, 8)
+	a.movImm(rax, sysWrite)
+	a.bytes(0x0f, 0x05)
+	a.label("siteProof")
+	a.set32(oCmd, CmdNone)
+	a.movImm(rax, 1)
+	a.xchg32(oReady, rax)
+
 	a.cmp32(oMonSleeps, 0)
 	a.jcc(ccE, "waitCmd")
 	a.ctl(true, rdi, oState, 0, 0x8d)
@@ -349,7 +366,7 @@ func (a *asm) fork() {
 }
 
 // ForkCalls is the length of the list for CmdFork.
-const ForkCalls = 4
+const ForkCalls = 6
 
 // CompatCall in Call.Nr makes it a call of the 32-bit ABI.
 const CompatCall = 1 << 63
@@ -359,6 +376,7 @@ const AnyResult = -10000
 
 // System-call numbers and futex operations that the code uses.
 const (
+	sysWrite     = 1
 	sysFutex     = 202
 	sysExitGroup = 231
 	futexWait    = 0
