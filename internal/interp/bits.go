@@ -27,9 +27,13 @@ func lowerBT(d *decoded, o *op) {
 		o.fn = opBTMem
 	}
 	if d.Args[1].Kind == insn.ArgGPR {
-		o.imm = noReg // the bit offset is in register src
+		o.imm = bitInReg
 	}
 }
+
+// bitInReg as op.imm says that the bit offset is in register src; no immediate
+// is as large.
+const bitInReg = 1 << 32
 
 // btBit applies the operation to bit n of v; CF is the old bit, the other
 // flags stay.
@@ -49,7 +53,7 @@ func (c *CPU) btBit(kind uint8, v, n uint64) uint64 {
 
 func opBT(c *CPU, o *op) bool {
 	n := o.imm
-	if n == noReg {
+	if n == bitInReg {
 		n = c.GPR[o.src&15]
 	}
 	n &= uint64(o.size)*8 - 1

@@ -314,7 +314,7 @@ func (c *CPU) lower(d *decoded, o *op, err error, rest int) {
 		o.flag |= flagAddr16
 	}
 	lowerArgs(in, o)
-	if !c.hasFeature(in.Enc.Feature) && in.Op != insn.OpTZCNT {
+	if !c.hasFeature(in.Enc.Feature) && in.Op != insn.OpTZCNT && in.Op != insn.OpPREFETCH {
 		o.flag |= flagEnd
 		o.fn = opUndefined
 		return

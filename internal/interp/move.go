@@ -221,8 +221,11 @@ func opCMPXCHG16B(c *CPU, o *op) bool {
 	if a&15 != 0 {
 		return c.raise(x86.VecGP, 0)
 	}
-	// The operand does not cross a page, so the check of its second half is
+	// The operand does not cross a page, so the check of its first half is
 	// that of the whole.
+	if _, ok = c.rmw(a, 8); !ok {
+		return false
+	}
 	hi, ok := c.rmw(a+8, 8)
 	if !ok {
 		return false

@@ -34,9 +34,42 @@ const (
 	regEDX
 )
 
-// featureBits are the CPUID bits of the features of vector instructions
-// (SDM vol. 2A, CPUID; APM vol. 3, appendix E).
+// featureBits are the CPUID bits of the features that #UD depends on
+// (SDM vol. 2A, CPUID; APM vol. 3, appendix E). Not among them are features
+// without which the encoding means something else, such as LZCNT.
 var featureBits = map[string]native.Feature{
+	"CX8":        {Leaf: 1, Reg: regEDX, Bit: 8},
+	"CLFSH":      {Leaf: 1, Reg: regEDX, Bit: 19},
+	"FXSR":       {Leaf: 1, Reg: regEDX, Bit: 24},
+	"MONITOR":    {Leaf: 1, Reg: regECX, Bit: 3},
+	"CX16":       {Leaf: 1, Reg: regECX, Bit: 13},
+	"MOVBE":      {Leaf: 1, Reg: regECX, Bit: 22},
+	"POPCNT":     {Leaf: 1, Reg: regECX, Bit: 23},
+	"XSAVE":      {Leaf: 1, Reg: regECX, Bit: 26},
+	"RDRAND":     {Leaf: 1, Reg: regECX, Bit: 30},
+	"FSGSBASE":   {Leaf: 7, Reg: regEBX, Bit: 0},
+	"BMI1":       {Leaf: 7, Reg: regEBX, Bit: 3},
+	"BMI2":       {Leaf: 7, Reg: regEBX, Bit: 8},
+	"INVPCID":    {Leaf: 7, Reg: regEBX, Bit: 10},
+	"RDSEED":     {Leaf: 7, Reg: regEBX, Bit: 18},
+	"ADX":        {Leaf: 7, Reg: regEBX, Bit: 19},
+	"SMAP":       {Leaf: 7, Reg: regEBX, Bit: 20},
+	"CLFLUSHOPT": {Leaf: 7, Reg: regEBX, Bit: 23},
+	"CLWB":       {Leaf: 7, Reg: regEBX, Bit: 24},
+	"PKU":        {Leaf: 7, Reg: regECX, Bit: 3},
+	"RDPID":      {Leaf: 7, Reg: regECX, Bit: 22},
+	"MOVDIRI":    {Leaf: 7, Reg: regECX, Bit: 27},
+	"MOVDIR64B":  {Leaf: 7, Reg: regECX, Bit: 28},
+	"SERIALIZE":  {Leaf: 7, Reg: regEDX, Bit: 14},
+	"RAO_INT":    {Leaf: 7, Sub: 1, Reg: regEAX, Bit: 3},
+	"XSAVEOPT":   {Leaf: 0xd, Sub: 1, Reg: regEAX, Bit: 0},
+	"XSAVEC":     {Leaf: 0xd, Sub: 1, Reg: regEAX, Bit: 1},
+	"XSAVES":     {Leaf: 0xd, Sub: 1, Reg: regEAX, Bit: 3},
+	"RDTSCP":     {Leaf: 0x80000001, Reg: regEDX, Bit: 27},
+	"TBM":        {Leaf: 0x80000001, Reg: regECX, Bit: 21},
+	"CLZERO":     {Leaf: 0x80000008, Reg: regEBX, Bit: 0},
+	"CMPCCXADD":  {Leaf: 7, Sub: 1, Reg: regEAX, Bit: 7},
+
 	"X87":          {Leaf: 1, Reg: regEDX, Bit: 0},
 	"CMOV":         {Leaf: 1, Reg: regEDX, Bit: 15},
 	"MMX":          {Leaf: 1, Reg: regEDX, Bit: 23},

@@ -83,10 +83,12 @@ var componentSize = [8]int{
 	native.CompZMMHi256: 512, native.CompHi16ZMM: 1024,
 }
 
-// mmx reads MMX register n.
+// mmx reads MMX register n. The image has the x87 registers in the order of
+// the stack, MMX instructions name them by their number (SDM vol. 1, 9.2.2).
 func (v vecImage) mmx(n uint8) (r [maxVec]byte) {
 	if v.inUse(native.CompX87) {
-		copy(r[:8], v.fpu.Area[offST+int(n)*16:])
+		top := v.fpu.Area[offFSW+1] >> 3 & 7
+		copy(r[:8], v.fpu.Area[offST+int((n-top)&7)*16:])
 	}
 	return r
 }

@@ -104,6 +104,10 @@ func (op *nativeOp) classify(inst *insn.Inst) {
 	case insn.GroupEVEX, insn.GroupMask:
 		op.domain, op.state = domainEVEX, stateEVEX
 	}
+	if e.Group == insn.GroupMMX && strings.HasPrefix(name, "CVT") {
+		// Conversions between MMX and XMM registers, or memory.
+		op.domain, op.state = domainSSE, stateX87|stateSSE
+	}
 	if e.Class != insn.Innocuous || neverNative[e.Feature.String()] {
 		op.domain = domainNone
 		return
@@ -114,7 +118,7 @@ func (op *nativeOp) classify(inst *insn.Inst) {
 		case insn.ArgVec:
 			op.state |= stateSSE
 			if op.domain == domainMMX {
-				op.domain = domainSSE // CVTPI2PS and relatives
+				op.domain = domainSSE // MOVQ2DQ, MOVDQ2Q
 			}
 		case insn.ArgMMX:
 			op.state |= stateX87

@@ -273,6 +273,10 @@ func opTable(c *CPU, o *op) bool {
 	case insn.OpSIDT:
 		c.storeTableReg(o, c.IDTR.Base, c.IDTR.Limit)
 	case insn.OpLLDT, insn.OpLTR, insn.OpLMSW:
+		if c.CPL != 0 && (in.Op == insn.OpLMSW || !c.mode.real) {
+			c.raise(x86.VecGP, 0) // before the operand is looked at
+			break
+		}
 		v, ok := c.rmSelector(o)
 		switch {
 		case !ok:
