@@ -12,7 +12,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/mikelolasagasti/xz"
-	"github.com/pierrec/lz4/v4"
 	"github.com/ulikunitz/xz/lzma"
 )
 
@@ -40,11 +39,14 @@ var formats = []format{
 	{"bzip2", "BZh", true, func(r io.Reader) (io.Reader, error) { return bzip2.NewReader(r), nil }},
 	{"xz", "\xfd7zXZ\x00", true, func(r io.Reader) (io.Reader, error) { return xz.NewReader(r, maxDict) }},
 	{"lzma", "\x5d\x00\x00", true, openLzma},
-	{"lz4", "\x02\x21\x4c\x18", true, func(r io.Reader) (io.Reader, error) { return lz4.NewReader(r), nil }},
+	{"lz4", lz4Magic, true, openLZ4},
 	{"zstd", "\x28\xb5\x2f\xfd", true, openZstd},
 }
 
-const lzopMagic = "\x89LZO"
+const (
+	lz4Magic  = "\x02\x21\x4c\x18"
+	lzopMagic = "\x89LZO"
+)
 
 var errTooLong = fmt.Errorf("unpacks to more than %s", mib(MaxUnpacked))
 
