@@ -327,6 +327,7 @@ func TestHostileLies(t *testing.T) {
 				[]byte{0xc7, 0x83}, imm32(0x18), imm32(stub.ReasonSignal),
 				[]byte{0xc7, 0x03}, imm32(stub.Stopped),
 				[]byte{0xeb, 0xfe}))
+			g.alive() // so that the last true stop was a system call
 			g.st.RIP, g.st.GPR[x86.RBX] = codeVA+0x100, c
 			p := g.e.cur.p
 			var x Exit

@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Spawn executes the ELF image with exactly files as descriptors 0, 1, ...
-// and no arguments or environment. The process is killed when the calling
+// Spawn executes the ELF image with files as descriptors 0, 1, ... and the
+// image itself as the next one, which the program should close; without
+// arguments or environment. The process is killed when the calling
 // thread ends: call it from a goroutine that is locked to its thread and
 // lives as long as the process.
 func Spawn(image []byte, files []int) (pid int, err error) {
@@ -28,7 +29,9 @@ func Spawn(image []byte, files []int) (pid int, err error) {
 	for _, f := range files {
 		attr.Files = append(attr.Files, uintptr(f))
 	}
-	pid, err = syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", fd), []string{"ring3-stub"}, attr)
+	// By its new number: its present one may be overwritten by the others.
+	attr.Files = append(attr.Files, uintptr(fd))
+	pid, err = syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", len(files)), []string{"ring3-stub"}, attr)
 	if err != nil {
 		return 0, fmt.Errorf("execute stub from a memfd (is /proc mounted?): %w", err)
 	}

@@ -95,9 +95,9 @@ func initData(p *Program, s *Secrets, parent, slots int, cpuidFaults bool) ([]by
 	add(int64(parent), unix.SYS_GETPPID) // the parent may have died before the line above
 	add(0, unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	add(0, unix.SYS_PRLIMIT64, 0, unix.RLIMIT_CORE, rlim, 0)
-	// Other descriptors (inherited ones without close-on-exec) are not for
-	// guests.
-	add(AnyResult, unix.SYS_CLOSE_RANGE, uint64(FDProof+slots), 0xffffffff, 0)
+	// Other descriptors (the executable, inherited ones without
+	// close-on-exec) are not for guests.
+	add(0, unix.SYS_CLOSE_RANGE, uint64(FDProof+slots), 0xffffffff, 0)
 	control := p.Base + ControlOff
 	add(int64(control), unix.SYS_MMAP, control, SlotSize,
 		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED, FDControl, 0)
