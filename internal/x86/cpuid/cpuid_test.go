@@ -240,6 +240,32 @@ func TestXSaveLeaf(t *testing.T) {
 	})
 }
 
+// TestCompactedSize: the size of a compacted area follows XCR0, also where
+// XSAVES is hidden. A kernel that found 0 there switched XSAVE off.
+func TestCompactedSize(t *testing.T) {
+	for name, h := range hosts() {
+		tab := New(h, Options{CPUs: 1, TSCkHz: 2000000})
+		for _, xcr0 := range []uint64{1, 3, 7, tab.XCR0()} {
+			xcr0 &= tab.XCR0()
+			r := tab.Lookup(0xd, 1, Context{XCR0: xcr0})
+			want := uint32(576)
+			for i := uint32(2); i < 63; i++ {
+				if xcr0>>i&1 == 0 {
+					continue
+				}
+				c := tab.Lookup(0xd, i, Context{XCR0: xcr0})
+				if c.C&2 != 0 {
+					want = (want + 63) / 64 * 64
+				}
+				want += c.A
+			}
+			if r.B != want {
+				t.Errorf("%s: XCR0 %#x: compacted size %d, want %d", name, xcr0, r.B, want)
+			}
+		}
+	}
+}
+
 func TestTopology(t *testing.T) {
 	each(t, func(t *testing.T, _ Host, tab *Table, cpus int) {
 		shift := uint32(bits.Len(uint(cpus - 1)))

@@ -272,6 +272,23 @@ func (t *Table) kvm() {
 	t.set(maxKVM, 0, Regs{A: t.opt.TSCkHz, B: APICBusHz / 1000})
 }
 
+// compactedSize is the size in bytes of the area that XSAVEC writes for all
+// components in xcr0: each follows the one before it, on a 64-byte boundary
+// where bit 1 of ECX of its subleaf says so (SDM vol. 1, section 13.4.3). A
+// kernel that uses XSAVEC takes it from here, also without XSAVES.
+func (t *Table) compactedSize(xcr0 uint64) uint32 {
+	size := uint32(512 + 64)
+	for i := 2; i < 63; i++ {
+		if xcr0>>i&1 != 0 {
+			if t.comp[i].C&2 != 0 {
+				size = (size + 63) &^ 63
+			}
+			size += t.comp[i].A
+		}
+	}
+	return size
+}
+
 // Lookup executes CPUID.
 func (t *Table) Lookup(leaf, sub uint32, ctx Context) Regs {
 	switch {
@@ -301,8 +318,11 @@ func (t *Table) Lookup(leaf, sub uint32, ctx Context) Regs {
 		return r
 	case 0xd:
 		r := t.leaf[key(leaf, sub)]
-		if sub == 0 {
+		switch sub {
+		case 0:
 			r.B = t.areaSize(ctx.XCR0)
+		case 1:
+			r.B = t.compactedSize(ctx.XCR0)
 		}
 		return r
 	case 0x8000001e:
