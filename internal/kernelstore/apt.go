@@ -219,7 +219,7 @@ func command(ctx context.Context, tool string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// toolErr makes one line of a tool's failure: its last error message.
+// toolErr makes one line of a tool's failure: its first error message.
 func toolErr(ctx context.Context, tool string, msg *bytes.Buffer, err error) error {
 	if err == nil {
 		return nil
@@ -230,8 +230,10 @@ func toolErr(ctx context.Context, tool string, msg *bytes.Buffer, err error) err
 	what := ""
 	for l := range strings.Lines(msg.String()) {
 		l = strings.TrimSpace(l)
-		if e, ok := strings.CutPrefix(l, "E: "); ok && what == "" {
+		l = strings.TrimPrefix(l, tool+": error: ")
+		if e, ok := strings.CutPrefix(l, "E: "); ok || l != "" && tool == "dpkg-deb" {
 			what = e
+			break
 		}
 	}
 	if what == "" {
