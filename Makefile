@@ -16,11 +16,15 @@ STATICCHECK         := $(BIN)/staticcheck-$(STATICCHECK_VERSION)
 # One package may take this long; the whole suite stays under 15 minutes.
 TEST_TIMEOUT := 14m
 
+# Packages whose tests start processes or machines, or ask the host.
+USER_PACKAGES := $(addprefix ./,$(wildcard cmd/ring3 internal/console internal/direct internal/hostcheck \
+	internal/kernelstore internal/machine internal/native test/boot))
+
 export CGO_ENABLED := 0
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/ring3
@@ -38,9 +42,18 @@ run: run-deps build ## boot the default kernel to a shell in this terminal
 test-deps:
 	@.ci/deps $(TEST_PACKAGES)
 
+# Guest kernels for the tests that boot some. Without them those tests say so.
+.PHONY: kernels
+kernels: build
+	@$(RING3) kernel fetch --missing cloud generic >/dev/null || echo "guest kernels could not be fetched" >&2
+
 .PHONY: test
-test: test-deps build ## run every test
+test: test-deps kernels ## run every test
 	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./...
+
+.PHONY: test-user
+test-user: kernels ## as root: run the tests that need the host again as user nobody
+	@GO=$(GO) .ci/unprivileged $(USER_PACKAGES)
 
 .PHONY: fmt
 fmt: ## format the sources in place
