@@ -21,8 +21,16 @@ func (e *testEnv) TSC() uint64                   { return 12345 }
 func (e *testEnv) Flushed(f Flush)               { e.flushes = append(e.flushes, f) }
 func (e *testEnv) SyncFPU() *cpu.FPU             { return e.fpu }
 func (e *testEnv) SetCR8(uint64)                 {}
+
+// CPUID shows all features there are.
 func (e *testEnv) CPUID(leaf, sub uint32) (a, b, c, d uint32) {
-	return 0, 0, 0, 0
+	switch leaf {
+	case 0:
+		return 0x20, 0, 0, 0
+	case 0x80000000:
+		return 0x80000021, 0, 0, 0
+	}
+	return ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0)
 }
 
 func alignedFPU() *cpu.FPU {
