@@ -43,7 +43,7 @@ func (w Walker) get64(t *testing.T, gpa uint64) uint64 {
 func longMode() *cpu.State {
 	return &cpu.State{
 		CR0: x86.CR0PE | x86.CR0PG | x86.CR0WP, CR3: 0x1000,
-		CR4:  x86.CR4PAE | x86.CR4SMEP | x86.CR4SMAP,
+		CR4:  x86.CR4PAE | x86.CR4PGE | x86.CR4SMEP | x86.CR4SMAP,
 		EFER: x86.EFERLMA | x86.EFERLME | x86.EFERNX,
 	}
 }
@@ -143,6 +143,10 @@ func TestLargePages(t *testing.T) {
 	tr, _, ok := w.Walk(s, va, Write)
 	if !ok || tr.GPA != 0x32_3456 || tr.Shift != 21 || !tr.Global {
 		t.Errorf("2 MiB page: %+v, ok %v", tr, ok)
+	}
+	s.CR4 &^= x86.CR4PGE
+	if tr, _, _ = w.Walk(s, va, Write); tr.Global {
+		t.Error("a global page without CR4.PGE")
 	}
 	w.set64(t, 0x2000+va>>30&0x1ff*8, 0x4000_0000|all|x86.PTELarge)
 	tr, _, ok = w.Walk(s, va, Read)
