@@ -36,9 +36,9 @@ func TestKernels(t *testing.T) {
 // crypto self-tests run.
 func TestOwnCommandLine(t *testing.T) {
 	o := guest{cmdline: "console=ttyS0 panic=-1", args: []string{"sh", "-c", "dmesg; cat /proc/crypto"}}.run(t).must(t)
-	for _, bad := range []string{"alg: self-tests", "selftest    : unknown"} {
-		if strings.Contains(o.stdout, bad) {
-			t.Errorf("a crypto self-test failed: %q", bad)
+	for line := range strings.Lines(o.stdout) {
+		if strings.Contains(line, "alg:") && strings.Contains(line, "fail") {
+			t.Errorf("a crypto self-test failed: %s", line)
 		}
 	}
 	if !strings.Contains(o.stdout, "selftest     : passed") {
