@@ -37,12 +37,15 @@ type Engine struct {
 	walk  mmu.Walker
 	stats Stats
 
-	xmask     uint64 // extended-state components that guests use
-	mxcsr     uint32 // MXCSR bits that exist
-	xsize     int    // bytes of their standard-format image
-	readySpin uint64 // see proc.ready, in TSC ticks
-	spin      uint64 // how long the monitor spins, in TSC ticks
-	pause     uint32 // how long a stub spins, in PAUSE instructions
+	xmask       uint64  // extended-state components that guests use
+	mxcsr       uint32  // MXCSR bits that exist
+	xsize       int     // bytes of their standard-format image
+	readySpin   uint64  // see proc.ready, in TSC ticks
+	spinRun     spinner // the monitor waiting for guest code to stop
+	spinServe   spinner // a stub waiting for the monitor
+	stoppedAt   uint64  // TSC of the last stop
+	microsecond uint64  // in TSC ticks
+	pauses      uint64  // PAUSE instructions per 1024 TSC ticks
 
 	slots     *slots
 	code      *codeStore
@@ -105,13 +108,15 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e.cpuidTrap = host.CPUIDFaults()
 	e.fpu = newFPU()
-	e.readySpin = host.TicksPer(monitorSpin)
+	e.microsecond = max(host.TicksPer(time.Microsecond), 1)
+	e.readySpin = 20 * e.microsecond
 	// With one processor, spinning only keeps the other side from running.
 	if host.CPUs() > 1 && !cfg.NoSpin {
-		e.spin = e.readySpin
+		e.spinRun.max = uint64(monitorSpin/time.Microsecond) * e.microsecond
+		e.spinServe.max = uint64(stubSpin/time.Microsecond) * e.microsecond
 		start := host.TSC()
-		host.Pauses(1000)
-		e.pause = uint32(host.TicksPer(stubSpin) * 1000 / max(host.TSC()-start, 1))
+		host.Pauses(1024)
+		e.pauses = 1024 * 1024 / max(host.TSC()-start, 1)
 	}
 	var err error
 	if e.slots, err = newSlots(e.cfg.MaxStubs + 2); err != nil {
@@ -125,12 +130,6 @@ func New(cfg Config) (*Engine, error) {
 	e.mem.AddCodeUser(e)
 	return e, nil
 }
-
-// How long each side of the hand-over spins before it sleeps in a futex.
-const (
-	monitorSpin = 20 * time.Microsecond
-	stubSpin    = 30 * time.Microsecond
-)
 
 // xsaveSize is the size of the standard-format image of the components in
 // mask (SDM vol. 1, section 13.4.3; CPUID leaf 0xd).

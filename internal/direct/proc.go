@@ -24,6 +24,7 @@ type proc struct {
 	ctl   *stub.Control
 	dead  bool
 
+	slept    bool   // the stub had to be woken for the last command
 	unproven uint64 // stops since the eventfd was last read
 
 	calls []stub.Call // staged; executed before the stub next runs
@@ -62,7 +63,8 @@ func (p *proc) command(cmd uint32) error {
 	atomic.StoreUint32(&c.Ready, 0)
 	atomic.StoreUint32(&c.State, stub.Running)
 	atomic.SwapUint32(&c.Cmd, cmd)
-	if atomic.LoadUint32(&c.StubSleeps) != 0 {
+	p.slept = atomic.LoadUint32(&c.StubSleeps) != 0
+	if p.slept {
 		host.FutexWake(&c.Cmd)
 	}
 	return nil
@@ -120,10 +122,26 @@ func (p *proc) reap() error {
 // running, which may take as long as it likes unless somebody kicks.
 func (p *proc) wait(running bool) error {
 	c, e := p.ctl, p.e
-	if e.spin != 0 {
-		if host.SpinUntil(&c.State, stub.Stopped, e.spin) {
+	found := false
+	if running {
+		start := host.TSC()
+		if e.stoppedAt != 0 {
+			e.spinServe.answered(start-e.stoppedAt, !p.slept)
+		}
+		defer func() {
+			e.stoppedAt = host.TSC()
+			e.spinRun.answered(e.stoppedAt-start, found)
+		}()
+	}
+	spin := e.spinRun.budget(e.microsecond)
+	if !running && e.spinRun.skip == 0 {
+		spin = e.spinRun.max // calls are short
+	}
+	if spin != 0 {
+		if host.SpinUntil(&c.State, stub.Stopped, spin) {
 			e.stats.SpinHits++
 			p.unproven++
+			found = true
 			return nil
 		}
 		e.stats.SpinMisses++

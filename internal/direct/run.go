@@ -89,6 +89,9 @@ func (e *Engine) space() (*space, error) {
 	if s == nil || s.key != key {
 		e.stats.Switches++
 		e.settle()
+		if e.cur != nil {
+			e.cur.p.quiet()
+		}
 		if s = e.spaces[key]; s == nil {
 			var err error
 			if s, err = e.newSpace(key); err != nil {
@@ -223,7 +226,7 @@ func (e *Engine) enter(s *space) (kicked bool, err error) {
 		c.LoadSel, p.sel = 1, sel
 	}
 	c.FPU, c.SP = p.fpuAddr, p.sp
-	c.Spin = e.pause
+	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
 	cmd := uint32(stub.CmdRun)
 	if len(p.calls) != 0 {
 		if err := p.post(); err != nil {

@@ -106,7 +106,6 @@ func (e *Engine) newProc(z *zygote, slot int) *proc {
 	base := z.prog.Base
 	p := &proc{e: e, z: z, base: base, index: slot, slot: e.slots.slot(slot)}
 	p.ctl = control(p.slot)
-	p.ctl.Spin = e.pause
 	p.fpuAddr, p.sp = base+stub.XSaveOff, base+stub.AreaSize-64
 	return p
 }

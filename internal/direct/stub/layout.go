@@ -53,6 +53,7 @@ const (
 	CmdCalls    = 2
 	CmdCallsRun = 3 // the calls, then Run if none of them failed
 	CmdFork     = 4 // zygote only: see program.go
+	CmdSleep    = 5 // stop spinning; may be given at any time while stopped
 )
 
 // Reasons of a stop.

@@ -205,6 +205,7 @@ func (a *asm) wait() {
 	a.bytes(0x83, 0xe9, 0x01) // sub ecx, 1
 	a.jcc(ccAE, "spin")
 
+	a.label("goToSleep")
 	a.movImm(rax, 1)
 	a.xchg32(oStubSleeps, rax)
 	a.label("sleep")
@@ -222,8 +223,13 @@ func (a *asm) wait() {
 	a.label("awake")
 	a.set32(oStubSleeps, 0)
 
+	// Take the command with an exchange: CmdSleep may be overwritten by the
+	// next one at any moment.
 	a.label("command")
-	a.set32(oCmd, CmdNone)
+	a.zero(rax)
+	a.xchg32(oCmd, rax)
+	a.cmpImm(rax, CmdSleep)
+	a.jcc(ccE, "goToSleep")
 	a.cmpImm(rax, CmdRun)
 	a.jcc(ccE, "run")
 	a.cmpImm(rax, CmdCalls)
