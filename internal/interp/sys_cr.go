@@ -38,6 +38,11 @@ func (c *CPU) readCR(n uint8) (v uint64, ok bool) {
 		v = c.CR4
 	case 8:
 		v = c.CR8
+		// The task priority register is the same thing; in x2APIC mode it may
+		// have been written as an MSR.
+		if tpr, ok := c.Env.ReadMSR(x86.MSRX2APICFirst + 8); ok {
+			v = tpr >> 4 & 0xf
+		}
 	default:
 		return 0, c.raise(x86.VecUD, 0)
 	}
