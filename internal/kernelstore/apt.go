@@ -69,6 +69,22 @@ func (a *apt) configure() error {
 	return os.WriteFile(a.conf, b.Bytes(), 0o644)
 }
 
+// fresh is how old package lists of our own may be to be used as they are.
+const fresh = 24 * time.Hour
+
+// haveLists goes over to package lists of our own if there are fresh ones.
+func (a *apt) haveLists() bool {
+	st, err := os.Stat(filepath.Join(a.store.dir, "apt", updated))
+	if err != nil || time.Since(st.ModTime()) > fresh {
+		return false
+	}
+	a.private = true
+	return a.configure() == nil
+}
+
+// updated is a file below apt/ whose time is that of the last update.
+const updated = "updated"
+
 // update makes package lists of our own and uses them from now on.
 func (a *apt) update(ctx context.Context) error {
 	a.private = true
@@ -76,8 +92,10 @@ func (a *apt) update(ctx context.Context) error {
 		return err
 	}
 	say(a.progress, "reading the package lists of the distribution with apt")
-	_, err := a.run(ctx, "", "apt-get", "-q", "update")
-	return err
+	if _, err := a.run(ctx, "", "apt-get", "-q", "update"); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(a.store.dir, "apt", updated), nil, 0o644)
 }
 
 // deb is a package that can be downloaded.
@@ -91,6 +109,11 @@ type deb struct {
 func (a *apt) find(ctx context.Context, name string) (deb, error) {
 	d, err := a.show(ctx, name)
 	if err != nil && ctx.Err() == nil && !a.private {
+		if a.haveLists() {
+			if d, err := a.show(ctx, name); err == nil {
+				return d, nil
+			}
+		}
 		if err := a.update(ctx); err != nil {
 			return d, err
 		}
