@@ -93,10 +93,12 @@ func makeLowerTable() (t [insn.NumOps]lowerFunc) {
 
 	set(lowerSystem, insn.OpCALLF, insn.OpJMPF, insn.OpRETF, insn.OpIRET, insn.OpINT,
 		insn.OpINT3, insn.OpINT1, insn.OpINTO, insn.OpSYSCALL, insn.OpSYSRET, insn.OpSYSENTER,
-		insn.OpSYSEXIT, insn.OpCLI, insn.OpSTI, insn.OpHLT, insn.OpCLTS, insn.OpWBINVD,
+		insn.OpSYSEXIT, insn.OpSTI, insn.OpHLT, insn.OpCLTS, insn.OpWBINVD,
 		insn.OpWBNOINVD, insn.OpINVD, insn.OpRDMSR, insn.OpWRMSR, insn.OpSWAPGS,
 		insn.OpXSETBV, insn.OpMONITOR, insn.OpMWAIT, insn.OpMONITORX, insn.OpMWAITX,
-		insn.OpCLAC, insn.OpSTAC, insn.OpVMCALL, insn.OpVMMCALL)
+		insn.OpVMCALL, insn.OpVMMCALL)
+	set(lowerCLI, insn.OpCLI)
+	set(lowerAC, insn.OpCLAC, insn.OpSTAC)
 	set(lowerLoadFar, insn.OpLDS, insn.OpLES, insn.OpLSS, insn.OpLFS, insn.OpLGS)
 	set(lowerPlain, insn.OpCPUID, insn.OpRDTSC, insn.OpRDTSCP, insn.OpRDPMC, insn.OpRDPID,
 		insn.OpXGETBV, insn.OpRDFSBASE, insn.OpRDGSBASE, insn.OpWRFSBASE, insn.OpWRGSBASE)

@@ -54,8 +54,6 @@ func opSystem(c *CPU, o *op) bool {
 		c.sysenter()
 	case insn.OpSYSEXIT:
 		c.sysexit(bits)
-	case insn.OpCLI:
-		c.cli()
 	case insn.OpSTI:
 		c.sti()
 	case insn.OpHLT:
@@ -74,8 +72,6 @@ func opSystem(c *CPU, o *op) bool {
 		c.xsetbv()
 	case insn.OpMONITOR, insn.OpMWAIT, insn.OpMONITORX, insn.OpMWAITX:
 		c.monitorOp(in)
-	case insn.OpCLAC, insn.OpSTAC:
-		c.setAC(in.Op == insn.OpSTAC)
 	case insn.OpVMCALL, insn.OpVMMCALL:
 		c.vmcall()
 	default:
@@ -84,17 +80,40 @@ func opSystem(c *CPU, o *op) bool {
 	return false
 }
 
-func (c *CPU) setAC(on bool) {
+// CLI, STAC and CLAC do not end their block: nothing that the run loop acts on
+// can come of them.
+func lowerCLI(d *decoded, o *op) { o.inst, o.fn = d, opCLI }
+
+func opCLI(c *CPU, o *op) bool {
+	c.count(o)
+	return c.cli()
+}
+
+func lowerAC(d *decoded, o *op) {
+	o.inst = d
+	o.fn = opCLAC
+	if d.Op == insn.OpSTAC {
+		o.fn = opSTAC
+	}
+}
+
+func opSTAC(c *CPU, o *op) bool {
+	c.count(o)
+	return c.setAC(c.RFLAGS | x86.FlagAC)
+}
+
+func opCLAC(c *CPU, o *op) bool {
+	c.count(o)
+	return c.setAC(c.RFLAGS &^ x86.FlagAC)
+}
+
+func (c *CPU) setAC(flags uint64) bool {
 	if c.CPL != 0 || c.CR4&x86.CR4SMAP == 0 {
-		c.raise(x86.VecUD, 0)
-		return
+		return c.raise(x86.VecUD, 0)
 	}
-	if on {
-		c.RFLAGS |= x86.FlagAC
-	} else {
-		c.RFLAGS &^= x86.FlagAC
-	}
+	c.RFLAGS = flags
 	c.selectTLB()
+	return true
 }
 
 // farBranch is a far JMP or CALL with an immediate or memory operand.
