@@ -34,6 +34,7 @@ const (
 // codePage is a page with bytes that look like sensitive instructions.
 type codePage struct {
 	starts  [2][x86.PageSize / 64]uint64 // bit per byte: instruction starts known for certain, by mode
+	unknown [2]int                       // candidates judged by vote only, by mode
 	patches map[uint16]bool              // offsets of patched instructions
 }
 

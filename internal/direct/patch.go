@@ -50,6 +50,10 @@ func (e *Engine) scan(gva, gpa uint64, entry int) error {
 	if *st&clean != 0 {
 		return nil
 	}
+	p := e.code.pages[gpa]
+	if p != nil && *st&judged != 0 && (p.unknown[mi] == 0 || entry < 0 || p.starts[mi][entry/64]>>(entry%64)&1 != 0) {
+		return nil // nothing new to learn
+	}
 	e.stats.Scans++
 	c := codeBytes{mode: mode}
 	c.b = append(c.b, e.page(gpa)[:]...)
@@ -62,7 +66,6 @@ func (e *Engine) scan(gva, gpa uint64, entry int) error {
 		return nil
 	}
 	e.stats.ScansCandidate++
-	p := e.code.pages[gpa]
 	if p == nil {
 		p = &codePage{patches: map[uint16]bool{}}
 		e.code.pages[gpa] = p
@@ -72,9 +75,14 @@ func (e *Engine) scan(gva, gpa uint64, entry int) error {
 		c.descend(&p.starts[mi], entry)
 	}
 	changed := false
+	p.unknown[mi] = 0
+	if c.open() && len(c.b) == x86.PageSize {
+		p.unknown[mi]++ // the end of the page was not judged
+	}
 	for _, i := range list {
 		v, start := c.certain(&p.starts[mi], int(i))
 		if v == unknown {
+			p.unknown[mi]++
 			if s, ok := c.vote(int(i), e.bytesBefore(gva)); ok && s < x86.PageSize {
 				v, start = yes, s
 			}
@@ -155,8 +163,8 @@ func (e *Engine) rescanTail(rip, gva uint64) (entry int, err error) {
 	if _, ram := e.mem.Offset(gpa); pte == 0 || !ram {
 		return -1, nil
 	}
-	mode, clean, _, _ := e.modeBits()
-	*e.pageState(gpa) &^= clean
+	mode, clean, judged, _ := e.modeBits()
+	*e.pageState(gpa) &^= clean | judged
 	if err := e.scan(rip&^(x86.PageSize-1), gpa, int(rip%x86.PageSize)); err != nil {
 		return -1, err
 	}
