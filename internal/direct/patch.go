@@ -176,8 +176,9 @@ func (e *Engine) rescanTail(rip, gva uint64) (entry int, err error) {
 	return int(rip + uint64(in.Len) - gva), nil
 }
 
-// clean reports whether a page contains nothing that looks like a sensitive
-// instruction, so that it can be executed without knowing where.
+// clean reports whether a page can be executed as it is in RAM, without
+// knowing where it is entered: nothing in it looks like a sensitive
+// instruction, or nothing that does was found to be one.
 func (e *Engine) clean(gva, gpa uint64) bool {
 	_, clean, judged, _ := e.modeBits()
 	st := e.pageState(gpa)
@@ -187,7 +188,7 @@ func (e *Engine) clean(gva, gpa uint64) bool {
 			return false
 		}
 	}
-	return *st&clean != 0
+	return *st&(clean|judged) != 0 && *st&stPrivate == 0
 }
 
 // scanned reports whether a page was scanned in the current mode.

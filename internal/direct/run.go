@@ -42,6 +42,11 @@ func (e *Engine) run() Exit {
 	if err != nil {
 		return Exit{Kind: ExitDied, Err: err}
 	}
+	if s.stale && e.collides(s.p) {
+		if s, err = e.relocate(s); err != nil {
+			return Exit{Kind: ExitDied, Err: err}
+		}
+	}
 	if err := e.prepare(s); err != nil {
 		return e.died(s, err)
 	}
@@ -193,6 +198,40 @@ func (e *Engine) died(s *space, err error) Exit {
 	e.forgetSpace(s)
 	s.p.kill()
 	return Exit{Kind: ExitDied, Err: fmt.Errorf("address space %#x: %w", s.key, err)}
+}
+
+// collides reports whether the guest has memory of its own where the stub
+// area is.
+//
+// A guest access there does not fault, so this is noticed only when the guest
+// kernel has made a page present there for another reason, and at a flush.
+// The area is at a random place in 24 TiB that are otherwise unused.
+func (e *Engine) collides(p *proc) bool {
+	t, ok := e.table(p.base)
+	if !ok {
+		return false
+	}
+	for i := range stub.AreaSize / x86.PageSize {
+		if t.pte(index(p.base)+i) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// relocate gives an address space a stub with another base: everything in a
+// stub can be rebuilt. Stubs of the old base stay where they do not collide.
+func (e *Engine) relocate(s *space) (*space, error) {
+	e.stats.Relocations++
+	e.forgetSpace(s)
+	s.p.kill()
+	if e.zygote != nil && e.zygote.prog.Base == s.p.base {
+		e.zygote.p.kill()
+		e.zygote = nil
+	}
+	n, err := e.newSpace(s.key)
+	e.cur = n
+	return n, err
 }
 
 // prepare brings the stub's mappings, descriptors and extended state up to

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"ring3/internal/mmu"
 	"ring3/internal/x86"
 )
 
@@ -234,4 +235,20 @@ func TestMapHint(t *testing.T) {
 	g.wantException(x86.VecPF)
 	g.e.MapHint(0x900000)
 	g.wantException(x86.VecPF)
+}
+
+// The guest has memory where the stub is.
+func TestRelocation(t *testing.T) {
+	g := newGuest(t, touch, Config{})
+	g.load(dataVA)
+	at := g.e.zygote.prog.Base + 0x3000
+	g.mapPage(at, g.page(imm64(4711)), pteRW|x86.PTEAccessed)
+	g.e.walk.Walk(g.st, at, mmu.User) // the kernel has read it for the program
+	g.e.Flush(Flush{Kind: FlushNonGlobal})
+	if v := g.load(at); v != 4711 {
+		t.Errorf("read %#x", v)
+	}
+	if st := g.e.Stats(); st.Relocations != 1 || children(t) != 2 {
+		t.Errorf("%d relocations, %d processes", st.Relocations, children(t))
+	}
 }

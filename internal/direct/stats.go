@@ -27,6 +27,7 @@ type Stats struct {
 	WXUnscanned    uint64 // pages mapped both ways because they thrashed
 	Forks          uint64
 	Zygotes        uint64
+	Relocations    uint64 // stubs moved away from guest mappings
 	Recycled       uint64
 	Evictions      uint64 // address spaces shrunk to stay under the limits
 	Proofs         uint64 // stops proved to be true
