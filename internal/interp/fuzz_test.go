@@ -90,11 +90,13 @@ func FuzzRun(f *testing.F) {
 	f.Add([]byte{0x48, 0x8b, 0x06, 0x0f, 0xb6, 0x56, 0x10}, uint64(1))
 	f.Add([]byte{0xf3, 0xa4, 0xf3, 0x48, 0xab, 0xe8, 0, 0, 0, 0}, uint64(2))
 	f.Add([]byte{0xf0, 0x48, 0x0f, 0xc7, 0x0e, 0x9d, 0xcf}, uint64(3))
+	c := newMachine(f)
 	f.Fuzz(func(t *testing.T, code []byte, seed uint64) {
 		if len(code) == 0 {
 			return
 		}
-		fuzzOne(t, newMachine(t), code, seed)
+		resetMachine(c)
+		fuzzOne(t, c, code, seed)
 	})
 }
 
