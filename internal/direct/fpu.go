@@ -60,3 +60,14 @@ func (e *Engine) placeFPU(s *space) {
 	p.sp = p.base + stub.AreaSize - 64
 	e.fpuHome = s
 }
+
+// lift moves the extended state out of a signal frame that lies low in the
+// signal stack: the guest's RSP was inside, or kicks nested. Otherwise the
+// next frames, which go below, would not fit, and the host kernel kills a
+// process whose signal frame does not fit.
+func (e *Engine) lift(s *space) {
+	if s.p.sp < s.p.base+stub.StackOff+stub.StackSize/2 {
+		e.FPU()
+		e.placeFPU(s)
+	}
+}

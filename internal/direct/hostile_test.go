@@ -41,10 +41,15 @@ func (g *guest) alive() {
 	g.t.Helper()
 	g.st.RFLAGS = x86.FlagFixed | x86.FlagIF
 	g.mode64()
+	died := false
 	for {
 		g.st.RIP, g.st.GPR[x86.RBX], g.st.GPR[x86.RSP] = codeVA, dataVA, stackVA-256
 		x := g.e.Run()
 		if x.Kind == ExitKick {
+			continue
+		}
+		if x.Kind == ExitDied && !died {
+			died = true // late, of what the attack did to its address space
 			continue
 		}
 		if x.Kind != ExitSyscall || g.st.GPR[x86.RAX] != g.word(dataVA) {

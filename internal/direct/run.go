@@ -298,7 +298,11 @@ func (e *Engine) enter(s *space) (kicked bool, err error) {
 	case stub.ReasonSignal:
 		return false, nil
 	case stub.ReasonKick:
-		return true, p.takeFPU(atomic.LoadUint64(&c.Frame))
+		if err := p.takeFPU(atomic.LoadUint64(&c.Frame)); err != nil {
+			return false, err
+		}
+		e.lift(s)
+		return true, nil
 	}
 	return false, fmt.Errorf("%w: stopped in stub code for reason %d", errDied, reason)
 }

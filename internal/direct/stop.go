@@ -76,6 +76,7 @@ func (e *Engine) stopped(s *space) (x Exit, resume bool) {
 		return Exit{Kind: ExitDied, Err: err}, false
 	}
 	e.fpuHome = s
+	e.lift(s)
 	st := e.state
 	signo := atomic.LoadUint32(&s.p.ctl.Signo)
 	switch {
