@@ -219,3 +219,11 @@ func (c *Chip) PendingInterrupt() bool { return c.lapics[0].PendingInterrupt() }
 
 // Acknowledge takes the interrupt that processor 0 is to deliver now.
 func (c *Chip) Acknowledge() (vector uint8, ok bool) { return c.lapics[0].Acknowledge() }
+
+// TimerVector is the vector that the timer of processor 0's local APIC
+// interrupts with.
+func (c *Chip) TimerVector() uint8 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return uint8(c.lapics[0].lvt[lvtTimer])
+}

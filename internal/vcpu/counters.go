@@ -7,6 +7,7 @@ import (
 	"ring3/internal/direct"
 	"ring3/internal/stats"
 	"ring3/internal/x86"
+	"ring3/internal/x86/insn"
 )
 
 // cost is a count with a time.
@@ -15,18 +16,21 @@ type cost struct {
 	t time.Duration
 }
 
-// Counters say how often a virtual CPU left user code, why, and how long it
+// counters say how often a virtual CPU left user code, why, and how long it
 // took until user code ran again.
-type Counters struct {
+type counters struct {
 	start      time.Time
-	Halts      uint64
-	HaltTime   time.Duration
-	Interrupts [256]uint64
+	halts      uint64
+	haltTime   time.Duration
+	timer      uint64 // interrupts of the local APIC timer
+	interrupts [256]uint64
 
 	userTime   time.Duration
 	userRuns   uint64
+	kernelTime time.Duration
 	exits      [directKinds]cost
 	exceptions [32]cost
+	steps      map[insn.Op]*cost // exits to execute one instruction
 
 	// The exit being served: since when, and where its time goes.
 	leftAt time.Time
@@ -52,8 +56,15 @@ func (v *VCPU) resumed() {
 // left is called when user code has left with exit e.
 func (v *VCPU) left(e direct.Exit) {
 	k := &v.c.exits[int(e.Kind)%directKinds]
-	if e.Kind == direct.ExitException {
+	switch e.Kind {
+	case direct.ExitException:
 		k = &v.c.exceptions[e.Vector&31]
+	case direct.ExitNeedStep:
+		op := v.cpu.OpAt()
+		if k = v.c.steps[op]; k == nil {
+			k = &cost{}
+			v.c.steps[op] = k
+		}
 	}
 	k.n++
 	if !v.timed {
@@ -72,20 +83,16 @@ var vectorNames = map[uint8]string{
 	x86.VecMC: "#MC", x86.VecXM: "#XM",
 }
 
-// AddStats adds what the virtual CPU counted to a table. Call it through Do.
+// AddStats adds what the virtual CPU and its engines counted to a table. Call
+// it through Do.
 func (v *VCPU) AddStats(t *stats.Table) {
 	c := &v.c
 	t.Wall = time.Since(c.start)
-	names := map[direct.ExitKind][2]string{
-		direct.ExitSyscall:  {"syscall", "syscall"},
-		direct.ExitNeedStep: {"step", "single instruction"},
-		direct.ExitKick:     {"kick", "interrupt of user code"},
-		direct.ExitDied:     {"died", "stub process"},
-	}
-	for k, n := range names {
-		e := c.exits[k]
-		t.Add(n[0], n[1], e.n, e.t)
-	}
+	t.Add("user", "code in stubs, with hand-over", c.userRuns, c.userTime)
+	t.Add("idle", "hlt", c.halts, c.haltTime)
+	t.Add("syscall", "SYSCALL", c.exits[direct.ExitSyscall].n, c.exits[direct.ExitSyscall].t)
+	t.Add("kick", "user code stopped for an event", c.exits[direct.ExitKick].n, c.exits[direct.ExitKick].t)
+	t.Add("died", "stub process", c.exits[direct.ExitDied].n, c.exits[direct.ExitDied].t)
 	for vec, e := range c.exceptions {
 		name := vectorNames[uint8(vec)]
 		if name == "" {
@@ -93,9 +100,44 @@ func (v *VCPU) AddStats(t *stats.Table) {
 		}
 		t.Add("exception", name, e.n, e.t)
 	}
-	for vec, n := range c.Interrupts {
+	for op, e := range c.steps {
+		t.Add("user instruction", op.String(), e.n, e.t)
+	}
+	t.Add("timer", "local APIC timer", c.timer, 0)
+	for vec, n := range c.interrupts {
 		t.Add("interrupt", fmt.Sprintf("vector %#x", vec), n, 0)
 	}
-	t.Add("idle", "hlt", c.Halts, c.HaltTime)
-	t.Add("user", "user code", c.userRuns, c.userTime)
+	v.addInterp(t)
+	v.addDirect(t)
+}
+
+// addInterp adds the interpreter's rows.
+func (v *VCPU) addInterp(t *stats.Table) {
+	n := v.cpu.Counters()
+	t.Add("interpreter", "instructions", n.Instructions, v.c.kernelTime)
+	t.Add("interpreter", "blocks decoded", n.Decoded, 0)
+	t.Add("interpreter", "blocks dropped, code written", n.Invalidated, 0)
+	t.Add("interpreter", "TLB misses", n.SlowLoads+n.SlowStores, 0)
+	t.Add("interpreter", "TLB flushes", n.Flushes, 0)
+	for op, count := range n.Privileged {
+		t.Add("privileged", insn.Op(op).String(), count, 0)
+	}
+}
+
+// addDirect adds the rows of direct execution.
+func (v *VCPU) addDirect(t *stats.Table) {
+	n := v.user.Stats()
+	t.Add("page map", "faults served by mapping", n.HostFaults, 0)
+	t.Add("page map", "pages mapped", n.PagesMapped, 0)
+	t.Add("page map", "mmap calls", n.Maps, 0)
+	t.Add("page map", "munmap and mprotect calls", n.Unmaps, 0)
+	t.Add("page map", "address spaces revalidated", n.Revalidations, 0)
+	t.Add("patched", "pages scanned", n.Scans, 0)
+	t.Add("patched", "instructions patched", n.Patches, 0)
+	t.Add("patched", "traps of patched instructions", n.PatchedTraps, 0)
+	t.Add("stub", "processes forked", n.Forks, 0)
+	t.Add("stub", "processes recycled", n.Recycled, 0)
+	t.Add("stub", "extended state moved", n.FPUMoves, 0)
+	t.Add("stub", "answers while spinning", n.SpinHits, 0)
+	t.Add("stub", "answers while asleep", n.SpinMisses, 0)
 }

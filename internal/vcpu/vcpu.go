@@ -25,6 +25,7 @@ import (
 	"ring3/internal/direct"
 	"ring3/internal/interp"
 	"ring3/internal/x86"
+	"ring3/internal/x86/insn"
 )
 
 // End says why a virtual CPU stopped for good.
@@ -51,6 +52,8 @@ type InterruptSource interface {
 	// Acknowledge takes the vector of the pending interrupt with the highest
 	// priority (the INTA cycle).
 	Acknowledge() (vector uint8, ok bool)
+	// TimerVector is the vector that the local timer interrupts with.
+	TimerVector() uint8
 }
 
 // budget is the number of interpreted instructions after which the loop looks
@@ -74,13 +77,14 @@ type VCPU struct {
 	done   chan struct{} // closed when Run has returned
 	deaths int
 
-	c Counters
+	c counters
 }
 
 // New makes a virtual CPU from its engines. With timed, exits are timed.
 func New(c *interp.CPU, user *direct.Engine, intr InterruptSource, timed bool, log *slog.Logger) *VCPU {
 	return &VCPU{cpu: c, user: user, intr: intr, timed: timed, log: log,
-		wake: make(chan struct{}, 1), calls: make(chan func(), 1), done: make(chan struct{})}
+		wake: make(chan struct{}, 1), calls: make(chan func(), 1), done: make(chan struct{}),
+		c: counters{steps: map[insn.Op]*cost{}}}
 }
 
 // Kick makes the loop look at its events soon, wherever it is.
@@ -144,7 +148,11 @@ func (v *VCPU) Run(ctx context.Context) (End, error) {
 		pending := v.intr.PendingInterrupt()
 		if pending && c.RFLAGS&x86.FlagIF != 0 && !c.InterruptShadow {
 			if vec, ok := v.intr.Acknowledge(); ok {
-				v.c.Interrupts[vec]++
+				if vec == v.intr.TimerVector() {
+					v.c.timer++
+				} else {
+					v.c.interrupts[vec]++
+				}
 				c.Halted = false
 				c.Interrupt(vec)
 				continue
@@ -172,13 +180,17 @@ func (v *VCPU) Run(ctx context.Context) (End, error) {
 func (v *VCPU) sleep() {
 	start := time.Now()
 	<-v.wake
-	v.c.Halts++
-	v.c.HaltTime += time.Since(start)
+	v.c.halts++
+	v.c.haltTime += time.Since(start)
 }
 
 // runKernel interprets until the guest returns to user mode or something
 // must be looked at.
 func (v *VCPU) runKernel() error {
+	if v.timed {
+		start := time.Now()
+		defer func() { v.c.kernelTime += time.Since(start) }()
+	}
 	switch e := v.cpu.Run(budget); e {
 	case interp.ExitUser, interp.ExitHalt, interp.ExitKick, interp.ExitBudget:
 	case interp.ExitShutdown:
