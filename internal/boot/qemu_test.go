@@ -132,7 +132,7 @@ func bootStock(t *testing.T, flavour string) {
 	defer c.Close()
 	e, err := boot.Load(mem, boot.Config{Kernel: kf, Cache: s.Cache(), Seed: bytes.Repeat([]byte{7}, 32),
 		Initrd:  boot.File{Name: "initramfs", Data: bytes.NewReader(initrd), Size: int64(len(initrd))},
-		Cmdline: "console=ttyS0 earlyprintk=ttyS0 mitigations=off cryptomgr.notests panic=-1"})
+		Cmdline: "console=ttyS0 earlyprintk=ttyS0 mitigations=off cryptomgr.notests no_timer_check panic=-1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,7 +75,7 @@ func start(t *testing.T, o Options, stdin io.Reader) *guest {
 		t.Fatal(err)
 	}
 	args := []string{"-display", "none", "-no-reboot", "-m", "256", "-kernel", k.Image, "-initrd", initrd,
-		"-append", "console=ttyS0 quiet mitigations=off cryptomgr.notests panic=-1", "-nodefaults"}
+		"-append", "console=ttyS0 quiet mitigations=off cryptomgr.notests no_timer_check panic=-1", "-nodefaults"}
 	g := &guest{console: new(buffer), stdout: new(buffer), stderr: new(buffer), done: make(chan error, 1)}
 	var ls [4]net.Listener
 	for i := range ls {
@@ -225,4 +225,28 @@ func TestQEMUShell(t *testing.T) {
 	io.WriteString(g.port[0], "poweroff\n")
 	err := <-g.done
 	t.Logf("%v %s", err, g.console)
+}
+
+// TestQEMUScript runs the script in $RING3_SCRIPT, if there is one, as a job.
+func TestQEMUScript(t *testing.T) {
+	path := os.Getenv("RING3_SCRIPT")
+	if path == "" {
+		path = "rootfs/etc/profile"
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := start(t, Options{Files: []File{{"/root/script", 0o755, b}}, Job: &Job{Args: []string{"sh", "./script"}}}, nil)
+	g.finish(t, 0)
+	t.Logf("%s%s", g.stdout, g.stderr)
+}
+
+// TestQEMUUnread: a job that reads nothing of a long input ends all the same.
+func TestQEMUUnread(t *testing.T) {
+	g := start(t, Options{Job: sh("sleep 2; echo done")}, bytes.NewReader(make([]byte, 10<<20)))
+	g.finish(t, 0)
+	if g.stdout.String() != "done\n" {
+		t.Errorf("%q", g.stdout)
+	}
 }

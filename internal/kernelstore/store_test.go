@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -367,5 +368,33 @@ func TestFetchToolErrors(t *testing.T) {
 	_, err = testStore(t).Fetch(t.Context(), Cloud, nil)
 	if err == nil || err.Error() != "dpkg-deb failed: not a Debian format archive" {
 		t.Error(err)
+	}
+}
+
+// TestBusyBoxInstalled: without apt, a static BusyBox of the system will do,
+// and a dynamic one will not.
+func TestBusyBoxInstalled(t *testing.T) {
+	s, err := Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	static, err := s.FetchBusyBox(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dynamic, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for program, ok := range map[string]bool{static: true, dynamic: false} {
+		dir := t.TempDir()
+		if err := os.Symlink(program, filepath.Join(dir, "busybox")); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", dir)
+		p, err := testStore(t).FetchBusyBox(t.Context(), nil)
+		if ok && (err != nil || p != filepath.Join(dir, "busybox")) || !ok && err == nil {
+			t.Errorf("%s: %q, %v", program, p, err)
+		}
 	}
 }

@@ -34,7 +34,7 @@ const maxLine = 256
 
 // Config connects a Host.
 type Config struct {
-	Stdin   io.Reader // standard input of the job; nil if it has a terminal
+	Stdin   io.Reader // standard input of the job; nil for none, or if it has a terminal
 	JobIn   io.Writer // input of ttyS1; writes may block until the guest reads
 	Control io.Writer // input of ttyS3; likewise
 }
@@ -55,6 +55,9 @@ type Host struct {
 
 // New returns a Host. Run makes it work.
 func New(cfg Config) *Host {
+	if cfg.Stdin == nil {
+		cfg.Stdin = strings.NewReader("")
+	}
 	return &Host{
 		cfg:    cfg,
 		want:   make(chan struct{}, 1),
@@ -145,15 +148,8 @@ func (h *Host) send(line string) {
 func (h *Host) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var chunks chan chunk
-	if h.cfg.Stdin != nil {
-		chunks = make(chan chunk)
-	}
-	want := h.want
-	if chunks == nil {
-		want = nil
-	}
-	closed := h.closed
+	chunks := make(chan chunk)
+	want, closed := h.want, h.closed
 	for {
 		select {
 		case <-ctx.Done():
@@ -206,8 +202,10 @@ func (h *Host) feed(c chunk) error {
 	if _, err := fmt.Fprintf(h.cfg.Control, "stdin %d\n", len(c.data)); err != nil {
 		return fmt.Errorf("control port: %w", err)
 	}
-	if _, err := h.cfg.JobIn.Write(c.data); err != nil {
-		return fmt.Errorf("job port: %w", err)
+	if len(c.data) > 0 {
+		if _, err := h.cfg.JobIn.Write(c.data); err != nil {
+			return fmt.Errorf("job port: %w", err)
+		}
 	}
 	if c.err != nil {
 		return fmt.Errorf("standard input: %w", c.err)
