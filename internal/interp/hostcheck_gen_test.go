@@ -18,6 +18,7 @@ type skeleton struct {
 	w, l   uint8
 	modrm  uint8
 	mask   uint8 // EVEX.aaa: some entries need one
+	rexB   uint8 // XCHG needs one where NOP has none
 	has    bool  // ModRM counts
 }
 
@@ -37,7 +38,8 @@ func enumerate(mode insn.Mode) map[*insn.Encoding][]skeleton {
 	found := make(map[*insn.Encoding][]skeleton)
 	var in insn.Inst
 	try := func(s skeleton) {
-		code := s.bytes(nil, nil, mode)
+		code := s.bytes(nil, nil, mode, false)
+		code = append(code, 0x08) // SIB with index 1, as gathers need other registers
 		for len(code) < insn.MaxLen {
 			code = append(code, 0)
 		}
@@ -66,6 +68,11 @@ func enumerate(mode insn.Mode) map[*insn.Encoding][]skeleton {
 				if kind == skelLegacy && m == 0 && isPrefix(s.opcode, mode) {
 					continue
 				}
+				if kind == skelLegacy && m == 0 && s.opcode == 0x90 && mode == insn.Mode64 {
+					s.rexB = 1
+					try(s)
+					s.rexB = 0
+				}
 				for reg := range uint8(8) {
 					s.modrm = reg<<3 | 4 // with SIB, for VSIB
 					try(s)
@@ -87,16 +94,18 @@ func enumerate(mode insn.Mode) map[*insn.Encoding][]skeleton {
 
 func isPrefix(b uint8, mode insn.Mode) bool {
 	switch b {
-	case 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x0f, 0x62, 0xc4, 0xc5:
+	case 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x0f:
 		return true
+	case 0x62, 0xc4, 0xc5:
+		return mode == insn.Mode64
 	}
 	return mode == insn.Mode64 && b>>4 == 4
 }
 
 // bytes encodes s up to ModRM. With rng, register extensions, vvvv, masks and
 // superfluous prefixes are random; the caller must check that the result still
-// is the same entry.
-func (s skeleton) bytes(b []byte, rng *rand.Rand, mode insn.Mode) []byte {
+// is the same entry. With ripOnly the memory form has a RIP-relative address.
+func (s skeleton) bytes(b []byte, rng *rand.Rand, mode insn.Mode, ripOnly bool) []byte {
 	r := func(n int) uint8 {
 		if rng == nil {
 			return 0
@@ -107,9 +116,12 @@ func (s skeleton) bytes(b []byte, rng *rand.Rand, mode insn.Mode) []byte {
 	modrm := s.modrm
 	if rng != nil && s.has && modrm < 0xc0 {
 		modrm = modrm&0x38 | r(3)<<6 | r(8)
+		if ripOnly {
+			modrm = modrm&0x38 | 5
+		}
 	}
 	if rng != nil && rng.IntN(6) == 0 {
-		b = append(b, []byte{0x67, 0x64, 0x65, 0x2e, 0x3e, 0x66, 0x26, 0x36}[r(8)])
+		b = append(b, []byte{0x67, 0x64, 0x65, 0x2e, 0x3e, 0x66, 0x26, 0xf0}[r(8)])
 	}
 	vvvv := uint8(0xf)
 	if r(2) == 1 {
@@ -118,7 +130,7 @@ func (s skeleton) bytes(b []byte, rng *rand.Rand, mode insn.Mode) []byte {
 	switch s.kind {
 	case skelLegacy, skel3DNow:
 		b = append(b, [][]byte{nil, {0x66}, {0xf3}, {0xf2}}[s.pp]...)
-		if rex := s.w<<3 | r(8); is64 && (rex != 0 && r(3) != 0 || s.w != 0) {
+		if rex := s.w<<3 | r(8) | s.rexB; is64 && (rex != 0 && r(3) != 0 || s.w|s.rexB != 0) {
 			b = append(b, 0x40|rex)
 		}
 		switch {
@@ -183,7 +195,7 @@ type sample struct {
 func (g *generator) instance(e *insn.Encoding) (s sample, ok bool) {
 	skels := g.skels[e]
 	for range 40 {
-		code := skels[g.rng.IntN(len(skels))].bytes(nil, g.rng, g.mode)
+		code := skels[g.rng.IntN(len(skels))].bytes(nil, g.rng, g.mode, g.ripOnly)
 		for len(code) < insn.MaxLen {
 			code = append(code, byte(g.rng.Uint32()))
 		}
@@ -200,6 +212,9 @@ type generator struct {
 	mode  insn.Mode
 	skels map[*insn.Encoding][]skeleton
 	m     *checkMachine
+
+	at      uint64 // where the instruction will be
+	ripOnly bool   // memory operands are RIP-relative
 }
 
 // value is a random number of the kinds that are interesting for arithmetic.
@@ -260,7 +275,7 @@ func (g *generator) place(s *sample, gpr *[16]uint64, lin uint64) bool {
 	case m.VSIB:
 		return false
 	case m.Base == insn.RIPReg:
-		disp = off - (g.m.code + uint64(in.Len))
+		disp = off - (g.at + uint64(in.Len))
 		return g.setDisp(s, disp)
 	case m.Base == insn.NoReg && m.Index == insn.NoReg:
 		return g.setDisp(s, off)
@@ -281,7 +296,11 @@ func (g *generator) place(s *sample, gpr *[16]uint64, lin uint64) bool {
 	default:
 		gpr[m.Base] = off - disp - gpr[m.Index]*uint64(m.Scale)
 	}
-	if !wide && m.Base < 16 {
+	if g.mode == insn.Mode32 {
+		for i := range gpr {
+			gpr[i] &= 0xffffffff
+		}
+	} else if !wide && m.Base < 16 {
 		gpr[m.Base] = gpr[m.Base]&0xffffffff | g.rng.Uint64()<<32
 	}
 	return true
@@ -316,7 +335,7 @@ func (g *generator) effective(s *sample, gpr *[16]uint64) uint64 {
 	case m.Base < 16:
 		a += gpr[m.Base]
 	case m.Base == insn.RIPReg:
-		a += g.m.code + uint64(s.in.Len)
+		a += g.at + uint64(s.in.Len)
 	}
 	if m.Index < 16 {
 		a += gpr[m.Index] * uint64(m.Scale)
@@ -324,7 +343,7 @@ func (g *generator) effective(s *sample, gpr *[16]uint64) uint64 {
 	if s.in.AddrSize == 32 {
 		a &= 0xffffffff
 	}
-	if m.Seg == x86.FS {
+	if m.Seg == x86.FS && g.mode == insn.Mode64 {
 		a += g.m.hostFS
 	}
 	return a

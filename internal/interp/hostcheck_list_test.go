@@ -29,6 +29,9 @@ var notComparedForm = map[string]string{
 	"MOV Sreg, r/m16": "would change segment registers of the test process",
 	"POP FS":          "would change the FS base of the Go runtime",
 	"POP GS":          "would change GS",
+	"POP ES":          "would change ES",
+	"POP SS":          "would change SS",
+	"POP DS":          "would change DS",
 }
 
 var notComparedOp = map[string]string{
@@ -36,6 +39,7 @@ var notComparedOp = map[string]string{
 	"INT1": "raises #DB, which Linux reports as a trap of its own",
 	"INT":  "could be a system call",
 
+	"LES": "would change ES", "LDS": "would change DS",
 	"LSS": "would change SS", "LFS": "would change the FS base of the Go runtime", "LGS": "would change GS",
 	"CALLF": "no far targets in the test process", "JMPF": "no far targets in the test process",
 	"RETF": "no far targets in the test process", "IRET": "no far targets in the test process",

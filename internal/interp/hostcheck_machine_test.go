@@ -15,6 +15,7 @@ import (
 	"ring3/internal/host"
 	"ring3/internal/native"
 	"ring3/internal/x86"
+	"ring3/internal/x86/insn"
 )
 
 // The machine of the host comparison: the host runs code in the raw pages of a
@@ -45,8 +46,9 @@ const (
 	dataRW    = 3 * x86.PageSize // bytes of read-write data
 	dataSize  = 4 * x86.PageSize // with one read-only page behind
 	rawPages  = 3
-	selUser   = 0x33 // Linux's selectors for user code and data
-	selUserSS = 0x2b
+	selHost64 = 0x33 // Linux's selectors for user code and data
+	selHost32 = 0x23
+	selHostSS = 0x2b
 	selKernel = 0x10
 )
 
@@ -75,12 +77,12 @@ type checkMachine struct {
 	ctx   native.Context
 	fpu   *cpu.FPU // image for the host run
 	pt    uint64   // next free page for page tables
+	mode  insn.Mode
+	amd   bool
 }
 
 func newCheckMachine(t testing.TB) *checkMachine {
 	t.Helper()
-	runtime.LockOSThread() // FS base is the thread's
-	t.Cleanup(runtime.UnlockOSThread)
 	x, err := native.New()
 	if err != nil {
 		t.Skipf("no native execution: %v", err)
@@ -91,8 +93,9 @@ func newCheckMachine(t testing.TB) *checkMachine {
 	}
 	m := &checkMachine{x: x, env: &checkEnv{fpu: new(cpu.FPU)}, fpu: new(cpu.FPU), pt: 0x2000}
 	m.c = New(mem, &bus.Bus{}, &bus.Bus{}, m.env)
-	m.hostFS = hostFSBase()
 	m.code = x.RawAddress()
+	_, b, _, _ := host.CPUID(0, 0)
+	m.amd = b == 0x68747541 // "Auth"
 	m.mapHostData(t)
 	m.buildGuest(t, mem)
 	t.Cleanup(func() {
@@ -174,16 +177,40 @@ func (m *checkMachine) buildGuest(t testing.TB, mem *guestmem.Memory) {
 	s.EFER = x86.EFERSCE | x86.EFERLME | x86.EFERLMA | x86.EFERNX
 	s.XCR0 = m.x.Host().XCR0
 	s.Seg[x86.CS], s.Seg[x86.SS] = flat, flat
-	s.Seg[x86.CS].Sel, s.Seg[x86.SS].Sel = selUser, selUserSS
+	s.Seg[x86.CS].Sel, s.Seg[x86.SS].Sel = selHost64, selHostSS
 	s.Seg[x86.CS].Attr |= cpu.AttrCode | cpu.AttrL
 	s.Seg[x86.SS].Attr |= cpu.AttrDB
 	for _, r := range []int{x86.ES, x86.DS, x86.FS, x86.GS} {
 		s.Seg[r] = cpu.Segment{Unusable: true}
 	}
-	s.Seg[x86.FS].Base = m.hostFS
 	s.TR = cpu.Segment{Sel: 0x40, Base: supBase + tssGPA, Limit: 0x67, Attr: cpu.AttrP | 11}
 	s.GDTR = cpu.Table{Base: supBase + gdtGPA, Limit: 0xff}
 	s.IDTR = cpu.Table{Base: supBase + idtGPA, Limit: 0xfff}
+}
+
+// start prepares the machine for a test in 64-bit mode or in compatibility
+// mode. The goroutine keeps its thread, whose FS base the guest gets.
+func (m *checkMachine) start(t testing.TB, mode insn.Mode) {
+	runtime.LockOSThread()
+	t.Cleanup(runtime.UnlockOSThread)
+	m.hostFS = hostFSBase()
+	m.mode = mode
+	s := &m.state
+	s.Seg[x86.FS].Base = m.hostFS
+	cs := &s.Seg[x86.CS]
+	flat := s.Seg[x86.SS]
+	for _, r := range []int{x86.ES, x86.DS} {
+		s.Seg[r] = cpu.Segment{Unusable: true}
+	}
+	cs.Sel = selHost64
+	cs.Attr |= cpu.AttrL
+	cs.Attr &^= cpu.AttrDB
+	if mode == insn.Mode32 {
+		cs.Sel = selHost32
+		cs.Attr |= cpu.AttrDB
+		cs.Attr &^= cpu.AttrL
+		s.Seg[x86.ES], s.Seg[x86.DS] = flat, flat
+	}
 }
 
 // mapPage enters a page in the 4-level tables.
@@ -211,6 +238,14 @@ type outcome struct {
 	flags  uint64
 }
 
+// visible32 clears what 32-bit code does not see.
+func (o *outcome) visible32() {
+	for i := range o.gpr {
+		o.gpr[i] &= 0xffffffff
+	}
+	clear(o.gpr[8:])
+}
+
 func (o outcome) String() string {
 	s := fmt.Sprintf("rip %#x flags %#x", o.rip, o.flags)
 	if o.fault {
@@ -224,7 +259,11 @@ const shownFlags = x86.FlagsArith | x86.FlagDF
 
 // runHost runs code from the state in m.ctx until it traps or leaves.
 func (m *checkMachine) runHost(code []byte) (o outcome) {
-	f := m.x.RunRaw(code, &m.ctx)
+	run := m.x.RunRaw
+	if m.mode == insn.Mode32 {
+		run = m.x.RunRaw32
+	}
+	f := run(code, &m.ctx)
 	o = outcome{rip: f.RIP, gpr: m.ctx.GPR, flags: m.ctx.RFLAGS & shownFlags}
 	if f.Vector != x86.VecBP {
 		o.fault, o.vector, o.code, o.cr2 = true, f.Vector, f.Code, f.Address
@@ -271,8 +310,12 @@ func (m *checkMachine) guestOutcome() (o outcome) {
 	o.rip = word(off)
 	o.flags = word(off+16) & shownFlags
 	o.gpr[x86.RSP] = word(off + 24)
-	if o.vector == x86.VecPF {
+	switch o.vector {
+	case x86.VecPF:
 		o.cr2 = c.CR2
+	case x86.VecBP: // the end mark
+		o.fault, o.vector = false, 0
+		o.rip--
 	}
 	return o
 }

@@ -24,37 +24,50 @@ var (
 
 // TestHostCPU compares the interpreter with the host CPU, one instruction at a
 // time: every entry of the instruction table that user code can execute in
-// 64-bit mode, with random operands. Registers, flags that the manuals define,
-// memory, extended state and exceptions must be the same.
+// 64-bit mode or in compatibility mode, with random operands. Registers, flags
+// that the manuals define, memory, extended state and exceptions must be the
+// same.
 func TestHostCPU(t *testing.T) {
 	m := newCheckMachine(t)
-	g := &generator{mode: insn.Mode64, m: m, skels: enumerate(insn.Mode64)}
 	n := *hostcheckCount
 	if testing.Short() {
 		n = max(n/10, 10)
 	}
 	t.Logf("seed %d, %d instructions per entry", *hostcheckSeed, n)
-	compared, executed := 0, 0
+	seen := make([]bool, len(insn.Table()))
+	t.Run("64", func(t *testing.T) { m.compareTable(t, insn.Mode64, n, seen) })
+	t.Run("32", func(t *testing.T) {
+		if !m.x.CanRun32() {
+			t.Skip("no address space below 4 GiB for 32-bit code")
+		}
+		m.compareTable(t, insn.Mode32, n/3, seen)
+	})
+	if *hostcheckOnly != "" {
+		return
+	}
+	for i := range insn.Table() {
+		if e := &insn.Table()[i]; !seen[i] && notCompared(e) == "" {
+			t.Errorf("%s | %s: neither compared nor listed", e.Form, e.Opcode)
+		}
+	}
+}
+
+// compareTable compares n samples of each entry that exists in a mode, and
+// notes which those are.
+func (m *checkMachine) compareTable(t *testing.T, mode insn.Mode, n int, seen []bool) {
+	g := &generator{mode: mode, m: m, skels: enumerate(mode), at: m.code}
+	m.start(t, mode)
+	compared, executed, samples := 0, 0, 0
 	start := time.Now()
-	var lines []string
 	for i := range insn.Table() {
 		e := &insn.Table()[i]
-		if !strings.Contains(e.Form, *hostcheckOnly) {
-			continue
-		}
-		if reason := notCompared(e); reason != "" {
-			continue
-		}
-		if len(g.skels[e]) == 0 {
-			if !strings.Contains(e.Opcode, "i64") {
-				lines = append(lines, e.Form+" | "+e.Opcode)
-			}
+		if !strings.Contains(e.Form, *hostcheckOnly) || notCompared(e) != "" || len(g.skels[e]) == 0 {
 			continue
 		}
 		// An entry's samples do not depend on the other entries.
 		g.rng = rand.New(rand.NewPCG(*hostcheckSeed, uint64(i)))
 		bad, ran, ud := 0, 0, true
-		for tries := 0; ran < n && tries < 4*n; tries++ {
+		for tries := 0; ran < n && tries < 8*n+100; tries++ {
 			if ud && ran > 20 {
 				break // the host does not have it
 			}
@@ -78,15 +91,17 @@ func TestHostCPU(t *testing.T) {
 			t.Errorf("%s | %s: %d of %d differ", e.Form, e.Opcode, bad, ran)
 		}
 		if ran == 0 {
-			t.Errorf("%s | %s: neither compared nor listed", e.Form, e.Opcode)
+			continue
 		}
+		seen[i] = true
+		samples += ran
 		compared++
 		if !ud {
 			executed++
 		}
 	}
-	t.Logf("%d entries compared, %d of them only as #UD, in %v", compared, compared-executed, time.Since(start).Round(time.Millisecond))
-	t.Logf("%d entries not in 64-bit mode", len(lines))
+	t.Logf("%d entries compared, %d of them only as #UD, %d instructions in %v",
+		compared, compared-executed, samples, time.Since(start).Round(time.Millisecond))
 }
 
 // compare runs s both ways. ok is false when it could not be given operands;
@@ -106,6 +121,12 @@ func (g *generator) compare(s *sample) (msg string, fault uint8, ok bool) {
 		g.randomFPU(m.fpu)
 	}
 	gpr[x86.RSP] = m.data + 1024 + r.Uint64N(2*x86.PageSize)&^7
+	if g.mode == insn.Mode32 {
+		for i := range gpr {
+			gpr[i] &= 0xffffffff
+		}
+		clear(gpr[8:])
+	}
 	if !g.operands(s, &gpr, &flags) {
 		return "", 0, false
 	}
@@ -140,6 +161,10 @@ func (g *generator) compare(s *sample) (msg string, fault uint8, ok bool) {
 	want.flags &^= undefined
 	got.flags &^= undefined
 
+	if g.mode == insn.Mode32 {
+		want.visible32()
+		got.visible32()
+	}
 	fault = 255
 	if want.fault {
 		fault = want.vector
@@ -162,6 +187,9 @@ func (g *generator) compare(s *sample) (msg string, fault uint8, ok bool) {
 			i++
 		}
 		return describe(fmt.Sprintf("memory at %#x is % x, want % x", m.data+uint64(i), m.gmem[i:min(i+32, dataRW)], m.hmem[i:min(i+32, dataRW)])), fault, true
+	}
+	if s.in.Mem.VSIB && want.fault && !m.amd {
+		return "", fault, true // see gather
 	}
 	if vector {
 		if d := m.fpuDifference(m.fpu, m.env.fpu); d != "" {
@@ -209,7 +237,17 @@ func (g *generator) operands(s *sample, gpr *[16]uint64, flags *uint64) bool {
 	if (in.Op == insn.OpLOOPE || in.Op == insn.OpLOOPNE) && (in.Rep || in.Repne) {
 		return false // AMD processors take these prefixes for the condition
 	}
+	if g.mode == insn.Mode32 && in.Rex&8 != 0 {
+		switch in.Op {
+		case insn.OpVPEXTRD, insn.OpVPINSRD:
+			return false // #UD on AMD processors, while Intel's ignore W
+		}
+	}
 	switch in.Op {
+	case insn.OpPUSH:
+		if in.Args[0].Kind == insn.ArgSeg && g.mode == insn.Mode32 && in.OpSize == 32 {
+			return false // AMD processors write 32 bits, Intel's 16
+		}
 	case insn.OpLEAVE:
 		gpr[x86.RBP] = inside()
 	case insn.OpENTER:
@@ -219,23 +257,19 @@ func (g *generator) operands(s *sample, gpr *[16]uint64, flags *uint64) bool {
 		}
 	case insn.OpXLAT:
 		gpr[x86.RBX] = inside()
-		return in.Mem.Seg != x86.FS && (in.AddrSize == 64 || gpr[x86.RBX]>>32 == 0) && in.Mem.Seg != x86.GS
+		return in.AddrSize != 16 && in.Mem.Seg < x86.FS
 	case insn.OpMASKMOVQ, insn.OpMASKMOVDQU, insn.OpVMASKMOVDQU:
 		gpr[x86.RDI] = inside()
-		return in.Mem.Seg != x86.FS
+		return in.AddrSize != 16 && !in.SegOverride
 	case insn.OpCLZERO:
 		gpr[x86.RAX] = inside() &^ 63
-		return in.Mem.Seg != x86.FS
+		return in.AddrSize != 16 && in.Mem.Seg < x86.FS
 	case insn.OpRET, insn.OpPOPF:
 		v := m.code + insn.MaxLen + uint64(r.IntN(4000))
 		if in.Op == insn.OpPOPF {
 			v = r.Uint64()&shownFlags | x86.FlagFixed | x86.FlagIF
 		}
 		binary.LittleEndian.PutUint64(m.hmem[gpr[x86.RSP]-m.data:], v)
-	case insn.OpPOP:
-		if len(s.in.Args) > 0 && in.Args[0].Kind == insn.ArgSeg {
-			return false
-		}
 	}
 	if in.Mem.VSIB {
 		return g.vsib(s, gpr)
@@ -245,6 +279,9 @@ func (g *generator) operands(s *sample, gpr *[16]uint64, flags *uint64) bool {
 		s.lin = g.target(size)
 		if branch {
 			s.lin = inside()
+		}
+		if g.mode == insn.Mode32 && in.Mem.Seg >= x86.FS || in.AddrSize == 16 {
+			return false
 		}
 		if !g.place(s, gpr, s.lin) {
 			return false
@@ -256,6 +293,9 @@ func (g *generator) operands(s *sample, gpr *[16]uint64, flags *uint64) bool {
 			}
 			s.lin = inside()
 			gpr[bit] = uint64(int64(r.IntN(8000) - 4000))
+			if g.mode == insn.Mode32 {
+				gpr[bit] &= 0xffffffff
+			}
 			if !g.place(s, gpr, s.lin) {
 				return false
 			}
@@ -295,7 +335,7 @@ func bitOperand(in *insn.Inst) int {
 
 // strings sets up string instructions: pointers into the data, small counts.
 func (g *generator) strings(s *sample, gpr *[16]uint64, flags *uint64) bool {
-	if s.in.SegOverride && s.in.Mem.Seg == x86.FS {
+	if s.in.SegOverride && s.in.Mem.Seg >= x86.FS || s.in.AddrSize == 16 {
 		return false
 	}
 	m, r := g.m, g.rng
@@ -324,7 +364,7 @@ func (g *generator) strings(s *sample, gpr *[16]uint64, flags *uint64) bool {
 func (g *generator) vsib(s *sample, gpr *[16]uint64) bool {
 	m, r := g.m, g.rng
 	mem := &s.in.Mem
-	if mem.Base >= 16 || mem.Base == x86.RSP || mem.Seg == x86.FS || mem.Index >= 16 && m.x.Host().Offset[native.CompHi16ZMM] == 0 {
+	if mem.Base >= 16 || mem.Base == x86.RSP || mem.Seg >= x86.FS || mem.Index >= 16 && m.x.Host().Offset[native.CompHi16ZMM] == 0 {
 		return false
 	}
 	s.lin = m.data + dataRW/2

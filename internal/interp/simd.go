@@ -68,6 +68,8 @@ func (c *CPU) runNative(inst *insn.Inst, op *nativeOp) bool {
 		return c.maskMovDQ(inst, op, fpu)
 	case specialMasked:
 		return c.runMasked(inst, op, fpu)
+	case specialZero:
+		return c.zeroLower(op, fpu)
 	}
 
 	buf, addr := c.simd.x.Scratch()

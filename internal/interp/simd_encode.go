@@ -137,11 +137,11 @@ func (op *nativeOp) fixVex(b []byte, inst *insn.Inst, mem bool) {
 	}
 }
 
-// wOnlyIn64 reports whether W selects a 64-bit general register or its memory
-// form: outside 64-bit mode it is ignored then.
+// wOnlyIn64 reports whether W selects the size of general registers or of their
+// memory form: outside 64-bit mode it is ignored then.
 func wOnlyIn64(inst *insn.Inst) bool {
 	switch inst.Op.String() {
-	case "VMOVD", "VMOVQ", "VPEXTRD", "VPEXTRQ", "VPINSRD", "VPINSRQ",
+	case "VPCMPESTRI", "VPCMPESTRM", "VMOVD", "VMOVQ", "VPEXTRD", "VPEXTRQ", "VPINSRD", "VPINSRQ",
 		"VCVTSI2SS", "VCVTSI2SD", "VCVTSI2SH", "VCVTUSI2SS", "VCVTUSI2SD", "VCVTUSI2SH",
 		"VCVTSS2SI", "VCVTSD2SI", "VCVTSH2SI", "VCVTTSS2SI", "VCVTTSD2SI", "VCVTTSH2SI",
 		"VCVTSS2USI", "VCVTSD2USI", "VCVTSH2USI", "VCVTTSS2USI", "VCVTTSD2USI", "VCVTTSH2USI":

@@ -52,6 +52,23 @@ func (v vecImage) set(n uint8, r *[maxVec]byte) {
 	})
 }
 
+// zeroLower executes VZEROUPPER and VZEROALL outside 64-bit mode, where they
+// spare the registers that only 64-bit mode has (SDM vol. 2C, VZEROALL).
+func (c *CPU) zeroLower(op *nativeOp, fpu *cpu.FPU) bool {
+	v := vecImage{fpu, c.simd.x.Host()}
+	var upper [8][maxVec]byte
+	for i := range upper {
+		upper[i] = v.get(uint8(i + 8))
+	}
+	if f := c.callNative(op, fpu, 0); f.Raised {
+		return c.nativeFault(f)
+	}
+	for i := range upper {
+		v.set(uint8(i+8), &upper[i])
+	}
+	return true
+}
+
 // mask reads opmask register n.
 func (v vecImage) mask(n uint8) uint64 {
 	if !v.inUse(native.CompOpmask) {

@@ -225,7 +225,8 @@ func gatherFormOf(name string) (g gatherForm) {
 
 // gather executes gathers and scatters. Each element that is done has its mask
 // cleared at once, so that the instruction can go on after a page fault
-// (SDM vol. 2B, VPGATHERDD).
+// (SDM vol. 2B, VPGATHERDD). What else becomes of the registers then differs
+// between processors; here nothing, as on AMD's.
 func (c *CPU) gather(inst *insn.Inst, fpu *cpu.FPU) bool {
 	g := gatherFormOf(inst.Op.String())
 	if g.prefetch {
@@ -247,34 +248,30 @@ func (c *CPU) gather(inst *insn.Inst, fpu *cpu.FPU) bool {
 	} else {
 		maskReg = v.get(inst.Args[2].Reg)
 		active = signMask(&maskReg, n, g.elem)
-		// Every mask element becomes all ones or zeros even after a fault.
-		clear(maskReg[:])
-		for i := range n {
-			if active>>i&1 != 0 {
-				copy(maskReg[i*g.elem:(i+1)*g.elem], "\xff\xff\xff\xff\xff\xff\xff\xff")
-			}
-		}
 	}
 	done := true
 	for i := 0; i < n && done; i++ {
-		if active>>i&1 == 0 {
-			continue
+		if active>>i&1 != 0 {
+			lin, ok := c.elementLin(inst, g, &index, i)
+			e := reg[i*g.elem : (i+1)*g.elem]
+			switch {
+			case !ok:
+			case g.scatter:
+				ok = c.writeBytes(lin, e)
+			default:
+				ok = c.readBytes(lin, e)
+			}
+			if !ok {
+				done = false
+				break
+			}
+			active &^= 1 << i
 		}
-		lin, ok := c.elementLin(inst, g, &index, i)
-		e := reg[i*g.elem : (i+1)*g.elem]
-		if ok && g.scatter {
-			ok = c.writeBytes(lin, e)
-		} else if ok {
-			ok = c.readBytes(lin, e)
-		}
-		if !ok {
-			done = false
-			break
-		}
-		active &^= 1 << i
-		if !evex {
-			clear(maskReg[i*g.elem : (i+1)*g.elem])
-		}
+		clear(maskReg[i*g.elem : (i+1)*g.elem])
+	}
+	if done {
+		clear(maskReg[:])
+		clear(reg[n*g.elem:])
 	}
 	if evex {
 		v.setMask(inst.Mask, active)
@@ -282,7 +279,6 @@ func (c *CPU) gather(inst *insn.Inst, fpu *cpu.FPU) bool {
 		v.set(inst.Args[2].Reg, &maskReg)
 	}
 	if !g.scatter {
-		clear(reg[n*g.elem:])
 		v.set(data, &reg)
 	}
 	return done

@@ -47,7 +47,7 @@ const (
 	accessWrite
 )
 
-// special are instructions whose memory operand needs more than a copy.
+// special are instructions that need more than a copied memory operand.
 type special uint8
 
 const (
@@ -56,6 +56,7 @@ const (
 	specialMasked            // some elements of the operand are not accessed
 	specialMaskMovDQ         // MASKMOVDQU, MASKMOVQ: operand at DS:[rDI], byte mask
 	specialEnv               // x87 environment
+	specialZero              // VZEROUPPER, VZEROALL
 )
 
 type nativeKey struct {
@@ -169,6 +170,10 @@ func specialOf(name string, inst *insn.Inst, acc access) special {
 		return specialMaskMovDQ
 	case "FNSTENV", "FLDENV", "FNSAVE", "FRSTOR":
 		return specialEnv
+	case "VZEROUPPER", "VZEROALL":
+		if inst.Mode != insn.Mode64 {
+			return specialZero
+		}
 	}
 	switch {
 	case acc == accessNone:

@@ -30,6 +30,7 @@ func New() (*Executor, error) {
 	}
 	copy(x.code[exitOffset:], appendExit(nil, exitOffset))
 	copy(x.code[rawEntry:], appendJump(appendEntry(nil, rawEntry), rawEntry+entryLen, rawCode))
+	copy(x.code[rawEntry32:], appendFarEntry(nil, rawEntry32, uint32(x.base)+rawCode))
 	x.arena.reset()
 
 	f := x.frame

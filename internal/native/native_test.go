@@ -206,6 +206,29 @@ func TestRaw(t *testing.T) {
 	}
 }
 
+func TestRaw32(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	x := newExecutor(t)
+	if !x.CanRun32() {
+		t.Skip("no address space below 4 GiB")
+	}
+	_, addr := x.Scratch()
+	ctx := Context{GPR: [16]uint64{0: 0x12345678, 4: addr + 0x100}}
+	// inc eax (REX in 64-bit mode); push eax; into
+	f := x.RunRaw32([]byte{0x40, 0x50, 0xce}, &ctx)
+	if f.Vector != x86.VecBP || f.RIP != x.RawAddress()+3 {
+		t.Errorf("%+v", f)
+	}
+	if ctx.GPR[x86.RAX] != 0x12345679 || ctx.GPR[x86.RSP] != addr+0xfc {
+		t.Errorf("registers %x", ctx.GPR)
+	}
+	ctx.RFLAGS = x86.FlagOF
+	if f = x.RunRaw32([]byte{0xce}, &ctx); f.Vector != x86.VecOF || f.RIP != x.RawAddress()+1 {
+		t.Errorf("into: %+v", f)
+	}
+}
+
 // Registers must survive Go's signals and the collector, with several
 // executors at work.
 func TestPreemption(t *testing.T) {

@@ -101,3 +101,12 @@ TEXT ·codeAddresses(SB), NOSPLIT, $0-16
 	LEAQ ·onSignal(SB), AX
 	MOVQ AX, handler+8(FP)
 	RET
+
+// func loadDataSegments(sel uint64)
+//
+//	sel+0(FP)  selector for DS and ES
+TEXT ·loadDataSegments(SB), NOSPLIT, $0-8
+	MOVQ sel+0(FP), AX
+	MOVW AX, DS
+	MOVW AX, ES
+	RET
