@@ -17,8 +17,8 @@ import (
 type spinner struct {
 	max     uint64 // longest spin worth while, in TSC ticks; 0: never spin
 	average uint64 // of the last answers, in TSC ticks
-	// After spinning in vain, the next 2, 4, 8, 16 times are not spun at all:
-	// probably the other side waits for this processor.
+	// After spinning in vain several times in a row, the next 2, 6, 14 times
+	// are not spun at all: probably the other side waits for this processor.
 	misses uint8
 	skip   uint8
 }
@@ -28,8 +28,10 @@ type spinner struct {
 const (
 	monitorSpin = 30 * time.Microsecond
 	stubSpin    = 150 * time.Microsecond
-	// leastSpin is spun in any case: it notices when answers become fast.
+	// leastSpin is spun although answers take too long: it notices when they
+	// become fast. slackSpin is added to what they take when they are fast.
 	leastSpin = 2 // microseconds
+	slackSpin = 10
 )
 
 // answered records that an answer took d ticks, and was found by spinning.
@@ -43,7 +45,7 @@ func (s *spinner) answered(d uint64, found bool) {
 		s.skip--
 	default:
 		s.misses = min(s.misses+1, 4)
-		s.skip = 1 << s.misses
+		s.skip = 1<<s.misses - 2
 	}
 }
 
@@ -55,7 +57,7 @@ func (s *spinner) budget(microsecond uint64) uint64 {
 	case s.average > s.max:
 		return leastSpin * microsecond
 	}
-	return min(2*s.average+leastSpin*microsecond, s.max)
+	return min(2*s.average+slackSpin*microsecond, s.max)
 }
 
 // quiet makes a stopped stub stop spinning: another one is going to run, and
