@@ -168,7 +168,7 @@ func (c *CPU) runBatch(r *nativeRun) int {
 	f := s.x.Run(r.code[:r.ops[n-1].end], ctx)
 	if f.Raised {
 		done := 0
-		for done < n && uint64(r.ops[done].start) != f.RIP {
+		for uint64(r.ops[done].start) != f.RIP {
 			done++
 		}
 		n, gpr = done, false // only the last one could have written a register
@@ -188,13 +188,20 @@ func (c *CPU) runBatch(r *nativeRun) int {
 	return n
 }
 
+// sameChecks reports whether op may run when prev may.
+func (op *nativeOp) sameChecks(prev *nativeOp) bool {
+	return op.domain == prev.domain && op.feature == prev.feature
+}
+
 // batchOperand checks instruction i of r and loads its operand. False ends the
 // batch before it.
 func (c *CPU) batchOperand(r *nativeRun, i int, scratch []byte) bool {
 	o, op := r.ops[i].o, r.ops[i].op
-	if !c.nativeAllowed(&o.inst.Inst, op) {
-		c.fault = fault{}
-		return false
+	if i == 0 || !op.sameChecks(r.ops[i-1].op) {
+		if !c.nativeAllowed(&o.inst.Inst, op) {
+			c.fault = fault{}
+			return false
+		}
 	}
 	mem := &c.simd.batch.mem
 	mem[i] = nil

@@ -16,6 +16,7 @@ type nativeOp struct {
 	modrm   uint8 // offset of ModRM in code
 	standIn uint8 // register that stands for RSP, 0 when RSP is no operand
 	domain  domain
+	feature insn.Feature
 	access  access
 	special special
 	aligned bool // faults on operands that are not aligned to their size
@@ -90,6 +91,7 @@ func (s *simdState) prepare(inst *insn.Inst, code []byte) *nativeOp {
 func (op *nativeOp) classify(inst *insn.Inst) {
 	name := inst.Op.String()
 	e := inst.Enc
+	op.feature = e.Feature
 	switch e.Group {
 	case insn.GroupX87:
 		op.domain, op.state = domainX87, stateX87
