@@ -5,10 +5,17 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"ring3/internal/console"
+	"ring3/internal/hostcheck"
 )
 
-// TestMain lets the scripts run the command itself, as ring3.
+// TestMain lets the tests run the command itself, under the name ring3, and the
+// command start itself for its small tasks.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && (os.Args[1] == console.GuardCommand || os.Args[1] == hostcheck.ProbeCommand) {
+		main()
+	}
 	testscript.Main(m, map[string]func(){"ring3": main})
 }
 
@@ -21,10 +28,6 @@ func TestScript(t *testing.T) {
 			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/cache")
 			return os.MkdirAll(e.Getenv("TMPDIR"), 0o755)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status":  scriptStatus,
-			"oneline": scriptOneLine,
-			"empty":   scriptEmpty,
-		},
+		Cmds: scriptCommands,
 	})
 }

@@ -10,6 +10,26 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// scriptCommands are what our scripts know beside testscript's own commands.
+var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
+	"status":  scriptStatus,
+	"oneline": scriptOneLine,
+	"empty":   scriptEmpty,
+	"size":    scriptSize,
+}
+
+// scriptSize is "size FILE BYTES".
+func scriptSize(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: size FILE BYTES")
+	}
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	if got := len(ts.ReadFile(args[0])); got != want {
+		ts.Fatalf("%s has %d bytes, want %d", args[0], got, want)
+	}
+}
+
 // scriptStatus is "status N COMMAND ARG...": the command exits with N.
 func scriptStatus(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
