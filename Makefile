@@ -83,6 +83,10 @@ check-vet:
 check-lint: $(STATICCHECK)
 	$(STATICCHECK) ./...
 
+.PHONY: unused
+unused: $(STATICCHECK) ## list what nothing uses (fields used by assembly, too)
+	@$(STATICCHECK) -checks U1000 ./... || true
+
 .PHONY: check-tree
 check-tree:
 	@bad=$$(git status --porcelain); \
