@@ -68,6 +68,13 @@ func TestPrograms(t *testing.T) {
 	}
 }
 
+// TestDynamic runs a dynamically linked program: its libraries choose their
+// routines by CPUID and use the vector registers of this host.
+func TestDynamic(t *testing.T) {
+	g := guest{args: []string{"threads"}, files: dynamic(t, "threads")}
+	g.run(t).must(t)
+}
+
 // TestRandomCode executes random bytes in the guest's user mode.
 func TestRandomCode(t *testing.T) {
 	g := guest{args: []string{"fuzz", "20"}}

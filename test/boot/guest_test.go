@@ -147,6 +147,36 @@ func tail(s string) string {
 	return strings.Join(lines[max(0, len(lines)-60):], "\n")
 }
 
+// dynamic builds ../guest/NAME.c against the host's shared libraries and
+// returns it with its dynamic linker and libraries.
+func dynamic(t *testing.T, name string, flags ...string) []initramfs.File {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), name)
+	args := append([]string{"-O1", "-pthread", "-o", out, filepath.Join("..", "guest", name+".c")}, flags...)
+	if b, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
+		t.Fatalf("gcc %s: %v\n%s", strings.Join(args, " "), err, b)
+	}
+	ldd, err := exec.Command("ldd", out).Output()
+	if err != nil {
+		t.Fatalf("ldd: %v", err)
+	}
+	paths := map[string]string{"bin/" + name: out}
+	for _, word := range strings.Fields(string(ldd)) {
+		if strings.HasPrefix(word, "/") {
+			paths[strings.TrimPrefix(word, "/")] = word
+		}
+	}
+	var files []initramfs.File
+	for at, from := range paths {
+		data, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, initramfs.File{Path: at, Mode: 0o755, Data: data})
+	}
+	return files
+}
+
 // compile builds ../guest/NAME.c with gcc and runs it natively, as a control,
 // unless native is false.
 func compile(t *testing.T, name string, native bool, flags ...string) initramfs.File {
