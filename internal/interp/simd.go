@@ -49,13 +49,8 @@ func (s *simdState) executor() *native.Executor {
 	return s.x
 }
 
-// execNative executes an instruction of the x87, MMX, SSE, AVX, EVEX or Mask
-// group; code are its bytes. RIP is that of the next instruction.
-func (c *CPU) execNative(inst *insn.Inst, code []byte) bool {
-	c.simd.executor()
-	return c.runNative(inst, c.simd.prepare(inst, code))
-}
-
+// runNative executes an instruction of the x87, MMX, SSE, AVX, EVEX or Mask
+// group. RIP is that of the next instruction.
 func (c *CPU) runNative(inst *insn.Inst, op *nativeOp) bool {
 	if !c.nativeAllowed(inst, op) {
 		return false
@@ -198,8 +193,8 @@ func (c *CPU) alignmentFirst(op *nativeOp, fpu *cpu.FPU, lin, addr uint64) bool 
 // nativeAllowed checks what system software has allowed
 // (SDM vol. 2A, section 2.4 to 2.8; vol. 3A, tables 2-2 and 14-1).
 func (c *CPU) nativeAllowed(inst *insn.Inst, op *nativeOp) bool {
-	const evex = stateEVEX
 	ud := false
+	xcr0 := c.XCR0 & c.simd.x.Host().XCR0
 	switch op.domain {
 	case domainX87:
 		if c.CR0&(x86.CR0EM|x86.CR0TS) != 0 {
@@ -215,9 +210,9 @@ func (c *CPU) nativeAllowed(inst *insn.Inst, op *nativeOp) bool {
 	case domainSSE:
 		ud = c.CR0&x86.CR0EM != 0 || c.CR4&x86.CR4OSFXSR == 0
 	case domainAVX:
-		ud = c.CR4&x86.CR4OSXSAVE == 0 || c.XCR0&stateAVX != stateAVX || c.mode.real
+		ud = c.CR4&x86.CR4OSXSAVE == 0 || xcr0&stateAVX != stateAVX || c.mode.real
 	case domainEVEX:
-		ud = c.CR4&x86.CR4OSXSAVE == 0 || c.XCR0&evex != evex || c.mode.real
+		ud = c.CR4&x86.CR4OSXSAVE == 0 || xcr0&stateEVEX != stateEVEX || c.mode.real
 	default:
 		ud = true
 	}

@@ -1,9 +1,6 @@
 package interp
 
-import (
-	"ring3/internal/native"
-	"ring3/internal/x86/insn"
-)
+import "ring3/internal/x86/insn"
 
 // hasFeature reports whether the virtual CPU announces a feature by CPUID. The
 // host CPU raises #UD for what it lacks itself, but it does not know what the
@@ -16,15 +13,21 @@ func (c *CPU) hasFeature(f insn.Feature) bool {
 		return false
 	}
 	has := true
-	if bits, ok := featureBits[f.String()]; ok {
-		a, b, cx, d := c.Env.CPUID(bits.Leaf, bits.Sub)
-		has = [4]uint32{a, b, cx, d}[bits.Reg]>>bits.Bit&1 != 0
+	if f, ok := featureBits[f.String()]; ok {
+		eax, ebx, ecx, edx := c.Env.CPUID(f.Leaf, f.Sub)
+		has = [4]uint32{eax, ebx, ecx, edx}[f.Reg]>>f.Bit&1 != 0
 	}
 	c.simd.features[f] = -1
 	if has {
 		c.simd.features[f] = 1
 	}
 	return has
+}
+
+// featureBit is a bit that CPUID reports in register Reg.
+type featureBit struct {
+	Leaf, Sub uint32
+	Reg, Bit  uint8
 }
 
 const (
@@ -37,7 +40,7 @@ const (
 // featureBits are the CPUID bits of the features that #UD depends on
 // (SDM vol. 2A, CPUID; APM vol. 3, appendix E). Not among them are features
 // without which the encoding means something else, such as LZCNT.
-var featureBits = map[string]native.Feature{
+var featureBits = map[string]featureBit{
 	"CX8":        {Leaf: 1, Reg: regEDX, Bit: 8},
 	"CLFSH":      {Leaf: 1, Reg: regEDX, Bit: 19},
 	"FXSR":       {Leaf: 1, Reg: regEDX, Bit: 24},

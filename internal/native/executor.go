@@ -3,6 +3,8 @@ package native
 import (
 	"encoding/binary"
 	"errors"
+	"runtime"
+	"time"
 
 	"ring3/internal/cpu"
 	"ring3/internal/x86"
@@ -15,16 +17,24 @@ type Executor struct {
 	arena arena
 	host  Host
 	fpu   *cpu.FPU // image of the current run: makes sure that it is on the heap
+
+	cleanup runtime.Cleanup // gives the slice back if Close is forgotten
 }
 
 // New makes an executor. The first one takes over the signals that faults
 // raise, for good.
 func New() (*Executor, error) {
 	s, err := openSlice()
+	for try := 0; errors.Is(err, errFull) && try < 50; try++ {
+		runtime.GC() // finds forgotten executors
+		time.Sleep(time.Millisecond)
+		s, err = openSlice()
+	}
 	if err != nil {
 		return nil, err
 	}
 	x := &Executor{slice: s, host: region.host}
+	x.cleanup = runtime.AddCleanup(x, func(s slice) { s.close() }, s)
 	for i := range x.code {
 		x.code[i] = int3
 	}
@@ -52,7 +62,10 @@ func New() (*Executor, error) {
 }
 
 // Close gives the memory back.
-func (x *Executor) Close() error { return x.close() }
+func (x *Executor) Close() error {
+	x.cleanup.Stop()
+	return x.close()
+}
 
 // Host tells what the host CPU offers.
 func (x *Executor) Host() *Host { return &x.host }
@@ -101,6 +114,7 @@ func (x *Executor) run(entry uintptr, ctx *Context) Fault {
 
 	enter(f)
 
+	runtime.KeepAlive(x)
 	ctx.GPR = f.gpr
 	ctx.RFLAGS = ctx.RFLAGS&^loadedFlags | f.rflags&loadedFlags
 	if f.signo == 0 {

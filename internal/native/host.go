@@ -1,6 +1,9 @@
 package native
 
-import "ring3/internal/x86"
+import (
+	"ring3/internal/host"
+	"ring3/internal/x86"
+)
 
 // Numbers of the XSAVE state components that this package loads
 // (SDM vol. 1, section 13.1).
@@ -17,13 +20,6 @@ const (
 // would govern the monitor's own accesses. AMX tiles are not part of cpu.FPU.
 const loadable = 1<<CompX87 | 1<<CompSSE | 1<<CompAVX | 1<<CompOpmask | 1<<CompZMMHi256 | 1<<CompHi16ZMM
 
-// Feature is a CPUID feature bit: leaf and subleaf, register (0 EAX to 3 EDX)
-// and bit.
-type Feature struct {
-	Leaf, Sub uint32
-	Reg, Bit  uint8
-}
-
 // Host is what the host CPU offers.
 type Host struct {
 	// XCR0 as the host's kernel has set it, cut to what this package loads.
@@ -37,37 +33,16 @@ type Host struct {
 	MXCSRMask uint32
 }
 
-func cpuid(leaf, sub uint32) (a, b, c, d uint32)
-func xgetbv() uint64
-
-// Has reports whether the host CPU has a feature.
-func Has(f Feature) bool {
-	if top, _, _, _ := cpuid(f.Leaf&0x80000000, 0); f.Leaf > top {
-		return false
-	}
-	if f.Leaf == 7 && f.Sub > 0 {
-		if top, _, _, _ := cpuid(7, 0); f.Sub > top {
-			return false
-		}
-	}
-	a, b, c, d := cpuid(f.Leaf, f.Sub)
-	return [4]uint32{a, b, c, d}[f.Reg&3]>>f.Bit&1 != 0
-}
-
 // probe reads what does not change while the process runs.
 func probe() (h Host, ok bool) {
-	const osxsave = 27 // CPUID.1:ECX
-	if !Has(Feature{Leaf: 1, Reg: 2, Bit: osxsave}) {
-		return h, false
-	}
-	h.fullXCR0 = xgetbv()
+	h.fullXCR0 = host.XCR0()
 	h.XCR0 = h.fullXCR0 & loadable
 	h.Offset[CompSSE] = 160
 	for i := CompAVX; i < len(h.Offset); i++ {
 		if h.XCR0>>i&1 == 0 {
 			continue
 		}
-		_, off, _, _ := cpuid(0xd, uint32(i))
+		_, off, _, _ := host.CPUID(0xd, uint32(i))
 		h.Offset[i] = int(off)
 	}
 	return h, h.XCR0&3 == 3

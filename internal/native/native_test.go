@@ -271,6 +271,17 @@ func TestPreemption(t *testing.T) {
 	wg.Wait()
 }
 
+// Executors that nobody closes give their memory back all the same.
+func TestForgotten(t *testing.T) {
+	for range 3 * maxSlices {
+		x, err := New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.Run([]byte{0x90}, new(Context))
+	}
+}
+
 func TestArenaOverflow(t *testing.T) {
 	x := newExecutor(t)
 	for i := range 20000 {

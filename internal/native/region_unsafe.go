@@ -104,6 +104,8 @@ type slice struct {
 	scratch []byte
 }
 
+var errFull = fmt.Errorf("more than %d native executors", maxSlices)
+
 // openSlice maps the pages of a free slice.
 func openSlice() (s slice, err error) {
 	region.Lock()
@@ -116,7 +118,7 @@ func openSlice() (s slice, err error) {
 		n++
 	}
 	if n == maxSlices {
-		return s, fmt.Errorf("more than %d native executors", maxSlices)
+		return s, errFull
 	}
 	s.base = regionBase + uintptr(n)*sliceSize
 
