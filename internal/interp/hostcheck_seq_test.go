@@ -120,8 +120,8 @@ func (g *generator) appendInstance(seq []byte, e *insn.Encoding) (sample, bool) 
 	switch in.Op {
 	case insn.OpMASKMOVQ, insn.OpMASKMOVDQU, insn.OpVMASKMOVDQU:
 		return s, false
-	case insn.OpFNSTENV, insn.OpFNSAVE:
-		return s, false // the x87 pointers differ
+	case insn.OpFNSTENV, insn.OpFNSAVE, insn.OpFLDENV, insn.OpFRSTOR:
+		return s, false // the x87 pointers differ, and the part that is accessed first
 	}
 	if in.Mem.VSIB && mem {
 		return s, false

@@ -134,7 +134,7 @@ func (g *generator) compare(s *sample) (msg string, fault uint8, ok bool) {
 		*m.env.fpu = *m.fpu
 	}
 	copy(m.gmem, m.hmem)
-	undefined := uint64(s.in.Enc.FlagsUndef) | undefinedFlags(s, &gpr)
+	undefined := uint64(s.in.Enc.FlagsUndef)
 	if undefinedResult(s, &gpr) {
 		return "", 0, false
 	}
@@ -307,7 +307,7 @@ func (g *generator) operands(s *sample, gpr *[16]uint64, flags *uint64) bool {
 			return false
 		}
 		if branch {
-			binary.LittleEndian.PutUint64(m.hmem[s.lin-m.data:], m.code+uint64(r.IntN(4000)))
+			binary.LittleEndian.PutUint64(m.hmem[s.lin-m.data:], m.code+insn.MaxLen+uint64(r.IntN(4000)))
 		}
 	} else if branch && in.Args[0].Kind == insn.ArgGPR {
 		gpr[in.Args[0].Reg] = m.code + insn.MaxLen + uint64(r.IntN(4000))
@@ -389,9 +389,6 @@ func (g *generator) vsib(s *sample, gpr *[16]uint64) bool {
 	v.set(mem.Index, &reg)
 	return true
 }
-
-// undefinedFlags are flags that are undefined for some operands only.
-func undefinedFlags(s *sample, gpr *[16]uint64) uint64 { return 0 }
 
 // undefinedResult reports operands for which the manuals leave the result
 // undefined.
