@@ -121,13 +121,13 @@ func (s *session) run(ctx context.Context, m guest) error {
 	if s.o.stats && ended {
 		err = errors.Join(err, m.WriteStats(os.Stderr))
 	}
-	if abnormal {
-		s.printTail()
-	}
-	if ended {
+	if ended { // before the tail is printed: Close flushes the serial ports
 		if cerr := m.Close(); cerr != nil && err == nil {
 			err = withStatus(statusInternal, "cleaning up: %w", cerr)
 		}
+	}
+	if abnormal {
+		s.printTail()
 	}
 	return err
 }

@@ -52,8 +52,9 @@ type decoded struct {
 	insn.Inst
 	code [insn.MaxLen]byte
 
-	native *nativeOp  // for the host CPU; nil: not prepared yet
-	run    *nativeRun // that starts here
+	native *nativeOp            // for the host CPU; nil: not prepared yet
+	run    *nativeRun           // that starts here
+	timed  func(*CPU, *op) bool // the handler, when opTimed stands before it
 }
 
 // block is a run of instructions in one page; only its first instruction may

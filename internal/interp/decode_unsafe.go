@@ -283,9 +283,16 @@ func opNop(*CPU, *op) bool { return true }
 func opUndefined(c *CPU, o *op) bool { return c.raise(x86.VecUD, 0) }
 func opTooLong(c *CPU, o *op) bool   { return c.raise(x86.VecGP, 0) }
 
-// lower fills o from the decoded instruction. rest is the number of code bytes
-// on the page.
+// lower turns the decoded instruction d, or the error that decoding gave, into
+// an op. rest is the number of bytes that were looked at.
 func (c *CPU) lower(d *decoded, o *op, err error, rest int) {
+	c.lowerPlain(d, o, err, rest)
+	if c.Timed && err == nil && o.inst != nil && d.Enc.Class >= insn.Sensitive && d.Enc.Class <= insn.Privileged {
+		d.timed, o.fn = o.fn, opTimed
+	}
+}
+
+func (c *CPU) lowerPlain(d *decoded, o *op, err error, rest int) {
 	*o = op{base: noReg, index: noReg, seg: x86.DS}
 	if err != nil {
 		// The bytes that were looked at belong to the block, so that a change

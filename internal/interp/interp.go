@@ -116,6 +116,9 @@ type CPU struct {
 	StopAtUser bool
 	// WantWindow makes Run return ExitKick once interrupts can be delivered.
 	WantWindow bool
+	// Timed makes Counters time system instructions. Set it before the first
+	// instruction is executed.
+	Timed bool
 
 	kick  atomic.Bool
 	fault fault

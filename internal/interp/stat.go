@@ -1,6 +1,10 @@
 package interp
 
-import "ring3/internal/x86/insn"
+import (
+	"time"
+
+	"ring3/internal/x86/insn"
+)
 
 // Counters are statistics of the interpreter.
 type Counters struct {
@@ -18,7 +22,13 @@ type Counters struct {
 	Faults       uint64 // exceptions delivered
 
 	// Privileged counts system instructions by mnemonic.
-	Privileged [insn.NumOps]uint64
+	Privileged [insn.NumOps]Cost
+}
+
+// Cost is a count, and the time that it took in all where CPU.Timed is set.
+type Cost struct {
+	Count uint64
+	Time  time.Duration
 }
 
 // Counters returns the statistics; they change while the CPU runs.

@@ -2,6 +2,7 @@ package interp
 
 import (
 	"sync/atomic"
+	"time"
 
 	"ring3/internal/x86"
 	"ring3/internal/x86/insn"
@@ -16,7 +17,19 @@ func endBlock(d *decoded, o *op) {
 	o.inst = d
 }
 
-func (c *CPU) count(o *op) { c.stat.Privileged[o.inst.Op]++ }
+func (c *CPU) count(o *op) { c.stat.Privileged[o.inst.Op].Count++ }
+
+// opTimed runs the handler of a sensitive or privileged instruction and adds
+// the time to its count, exceptions not included.
+func opTimed(c *CPU, o *op) bool {
+	p := &c.stat.Privileged[o.inst.Op]
+	before, start := p.Count, time.Now()
+	ok := o.inst.timed(c, o)
+	if p.Count != before {
+		p.Time += time.Since(start)
+	}
+	return ok
+}
 
 func lowerSystem(d *decoded, o *op) {
 	endBlock(d, o)

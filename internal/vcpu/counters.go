@@ -119,8 +119,8 @@ func (v *VCPU) addInterp(t *stats.Table) {
 	t.Add("interpreter", "blocks dropped, code written", n.Invalidated, 0)
 	t.Add("interpreter", "TLB misses", n.SlowLoads+n.SlowStores, 0)
 	t.Add("interpreter", "TLB flushes", n.Flushes, 0)
-	for op, count := range n.Privileged {
-		t.Add("privileged", insn.Op(op).String(), count, 0)
+	for op, e := range n.Privileged {
+		t.Add("privileged", insn.Op(op).String(), e.Count, e.Time)
 	}
 }
 
