@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -110,7 +111,7 @@ func (s *session) run(ctx context.Context, m guest) error {
 		// as what the command says; a read error of standard input is one.
 		go s.host.Run(ctx)
 	}
-	o, ended := s.wait(ctx)
+	o, table := s.wait(ctx)
 	if s.term != nil {
 		s.term.Close()
 		if o.cause != nil {
@@ -118,46 +119,45 @@ func (s *session) run(ctx context.Context, m guest) error {
 		}
 	}
 	err, abnormal := o.verdict()
-	if s.o.stats && ended {
-		err = errors.Join(err, m.WriteStats(os.Stderr))
-	}
-	if ended { // before the tail is printed: Close flushes the serial ports
-		if cerr := m.Close(); cerr != nil && err == nil {
-			err = withStatus(statusInternal, "cleaning up: %w", cerr)
-		}
-	}
+	os.Stderr.Write(table)
 	if abnormal {
 		s.printTail()
 	}
 	return err
 }
 
-// wait runs the machine and collects how it ended; ended is false if it did not
-// stop in time.
-func (s *session) wait(ctx context.Context) (o outcome, ended bool) {
+// wait runs the machine, closes it and collects how it ended, and the table of
+// exits if that is wanted. Closing comes before judging: it sends the last of
+// the guest's output.
+func (s *session) wait(ctx context.Context) (o outcome, table []byte) {
 	type end struct {
 		result machine.Result
+		table  bytes.Buffer
 		err    error
 	}
-	done := make(chan end, 1)
+	done := make(chan *end, 1)
 	go func() {
-		r, err := s.m.Run(ctx)
-		done <- end{r, err}
+		e := new(end)
+		e.result, e.err = s.m.Run(ctx)
+		if s.o.stats {
+			e.err = errors.Join(e.err, s.m.WriteStats(&e.table))
+		}
+		e.err = errors.Join(e.err, s.m.Close())
+		done <- e
 	}()
-	var e end
+	// Without an end in time the machine counts as stopped.
+	e := &end{result: machine.Result{End: vcpu.Stopped}}
 	select {
 	case e = <-done:
-		ended = true
 	case <-ctx.Done():
 		select {
 		case e = <-done:
-			ended = true
 		case <-time.After(stopGrace):
 		}
 	}
 	o = outcome{result: e.result, err: e.err, cause: context.Cause(ctx), timeout: time.Duration(s.o.timeout),
 		isJob: s.isJob(), jobStatus: -1}
-	if ended && o.result.End != vcpu.Stopped {
+	if o.result.End != vcpu.Stopped {
 		o.cause = nil // the guest was faster
 	}
 	o.message, o.panicked = s.watch.Panicked()
@@ -166,7 +166,7 @@ func (s *session) wait(ctx context.Context) (o outcome, ended bool) {
 			o.jobStatus = status
 		}
 	}
-	return o, ended
+	return o, e.table.Bytes()
 }
 
 // printTail prints the end of the console, unless the console is right above.

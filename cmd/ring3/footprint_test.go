@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// family lists process pid and all its descendants.
+func family(pid int) []int {
+	all := []int{pid}
+	for i := 0; i < len(all); i++ {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", all[i]))
+		for _, f := range tasks {
+			b, _ := os.ReadFile(f)
+			for _, s := range strings.Fields(string(b)) {
+				n, _ := strconv.Atoi(s)
+				all = append(all, n)
+			}
+		}
+	}
+	return all
+}
+
+// footprint is the memory of a process beside guest RAM, in bytes: private
+// pages and its share of others, without the memfd that is guest RAM.
+func footprint(t *testing.T, pid int) (bytes uint64) {
+	t.Helper()
+	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	ram := false
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		line := sc.Text()
+		if fields := strings.Fields(line); strings.Contains(fields[0], "-") && !strings.HasSuffix(fields[0], ":") {
+			ram = strings.Contains(line, "memfd:ring3-ram")
+		} else if fields[0] == "Pss:" && !ram {
+			kib, _ := strconv.ParseUint(fields[1], 10, 64)
+			bytes += kib << 10
+		}
+	}
+	return bytes
+}
+
+// TestFootprint looks at the memory that a monitor and its stubs use beside
+// guest RAM, after the guest has run some hundred processes.
+func TestFootprint(t *testing.T) {
+	needKernel(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := &exec.Cmd{Path: self, Stderr: os.Stderr, Args: []string{"ring3", "run", "--", "sh", "-c",
+		"i=0; while [ $i -lt 300 ]; do ls / >/dev/null; i=$((i+1)); done; echo ready; sleep 1000"}}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	ready := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(out).ReadString('\n')
+		ready <- line
+	}()
+	select {
+	case line := <-ready:
+		if line != "ready\n" {
+			t.Fatalf("the guest said %q", line)
+		}
+	case <-time.After(5 * time.Minute):
+		t.Fatal("the guest does not get ready")
+	}
+	pids := family(cmd.Process.Pid)
+	if len(pids) < 3 {
+		t.Fatalf("monitor and stubs are %v: fewer than expected", pids)
+	}
+	var stubs uint64
+	for _, pid := range pids[1:] {
+		stubs += footprint(t, pid)
+	}
+	monitor := footprint(t, pids[0])
+	t.Logf("beside guest RAM: monitor %.1f MiB, %d stubs %.1f MiB", float64(monitor)/(1<<20), len(pids)-1, float64(stubs)/(1<<20))
+	if monitor+stubs > 64<<20 {
+		t.Errorf("%d MiB beside guest RAM, more than 64", (monitor+stubs)>>20)
+	}
+}
