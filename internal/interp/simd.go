@@ -72,12 +72,12 @@ func (c *CPU) runNative(inst *insn.Inst, op *nativeOp) bool {
 	if op.access != accessNone {
 		var ok bool
 		if lin, ok = c.memLin(inst, int(op.size), op.access == accessWrite); !ok {
-			return false
+			return c.earlierFault(op, fpu, 0, addr)
 		}
 		addr += lin & 63
 		buf = buf[lin&63:][:op.size]
 		if !c.loadOperand(op, lin, buf) {
-			return c.alignmentFirst(op, fpu, lin, addr)
+			return c.earlierFault(op, fpu, lin, addr)
 		}
 	}
 	x87 := op.domain == domainX87
@@ -172,11 +172,14 @@ func (c *CPU) loadOperand(op *nativeOp, lin uint64, buf []byte) bool {
 	return c.checkWrite(lin, uint64(op.size))
 }
 
-// alignmentFirst is called when the access to the memory operand has faulted.
-// For operands that must be aligned the check of that comes before paging, so
-// the host is asked about it, on a copy of the state.
-func (c *CPU) alignmentFirst(op *nativeOp, fpu *cpu.FPU, lin, addr uint64) bool {
-	if op.size < 16 || lin%uint64(op.size) == 0 || c.fault.vector != x86.VecPF {
+// earlierFault is called when the access to the memory operand has faulted. Two
+// exceptions come before that one: #MF for an x87 exception that is pending, and
+// #GP for an operand that must be aligned, before paging looks at it. The host
+// is asked about them, on a copy of the state.
+func (c *CPU) earlierFault(op *nativeOp, fpu *cpu.FPU, lin, addr uint64) bool {
+	pending := op.state&stateX87 != 0 && fpu.Area[offFSW]&fswES != 0
+	misaligned := op.size >= 16 && lin%uint64(op.size) != 0 && c.fault.vector == x86.VecPF
+	if !pending && !misaligned {
 		return false
 	}
 	copied := new(cpu.FPU)
@@ -184,8 +187,8 @@ func (c *CPU) alignmentFirst(op *nativeOp, fpu *cpu.FPU, lin, addr uint64) bool 
 	gpr, flags := c.GPR, c.lazy
 	f := c.callNative(op, copied, addr)
 	c.GPR, c.lazy = gpr, flags
-	if f.Raised && f.Vector == x86.VecGP {
-		c.raise(x86.VecGP, 0)
+	if f.Raised && (pending && f.Vector == x86.VecMF || misaligned && f.Vector == x86.VecGP) {
+		c.raise(f.Vector, 0)
 	}
 	return false
 }

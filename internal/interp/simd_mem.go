@@ -133,7 +133,7 @@ func (c *CPU) runMasked(inst *insn.Inst, op *nativeOp, fpu *cpu.FPU) bool {
 			ok = c.checkWrite(a, uint64(m.elem))
 		}
 		if !ok {
-			return c.alignmentFirst(op, fpu, lin, addr)
+			return c.earlierFault(op, fpu, lin, addr)
 		}
 	}
 	if f := c.callNative(op, fpu, addr); f.Raised {

@@ -150,6 +150,31 @@ func TestPendingX87(t *testing.T) {
 	}
 }
 
+// #MF for what is pending comes before the page fault of the operand.
+func TestPendingBeforePageFault(t *testing.T) {
+	c := newMachine(t)
+	resetFPU(c)
+	f := c.Env.SyncFPU()
+	le.PutUint16(f.Area[offFCW:], 0x37f&^4)
+	le.PutUint16(f.Area[offFSW:], 0x8084)
+	for _, tt := range []struct {
+		code []byte
+		want uint64
+	}{
+		{[]byte{0xd9, 0x07}, x86.VecMF},       // fld dword [rdi]
+		{[]byte{0x0f, 0x6f, 0x07}, x86.VecMF}, // movq mm0, [rdi]
+		{[]byte{0xdd, 0x3f}, x86.VecPF},       // fnstsw [rdi]
+		{[]byte{0x0f, 0x10, 0x07}, x86.VecPF}, // movups xmm0, [rdi]
+	} {
+		c.RIP, c.GPR[x86.RDI] = testCode, testSize // not mapped
+		load(t, c, tt.code...)
+		c.Step()
+		if got := vectorOf(c); got != tt.want {
+			t.Errorf("% x: exception %d, want %d", tt.code, got, tt.want)
+		}
+	}
+}
+
 // A store that an unmasked exception suppresses leaves memory alone.
 func TestSuppressedStore(t *testing.T) {
 	c := newMachine(t)
