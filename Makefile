@@ -9,6 +9,12 @@ RING3 := $(BIN)/ring3
 RUN_PACKAGES  := apt
 TEST_PACKAGES := apt acpica-tools binutils busybox-static gcc gcc-multilib libc6-dev
 
+# What "make bench" measures with and beside ring3; what cannot be installed
+# is left out. gVisor is built from its Go module at this version.
+BENCH_PACKAGES := apt gcc libc6-dev qemu-system-x86 user-mode-linux
+GVISOR_VERSION := v0.0.0-20260905035102-160fafc42237
+RUNSC          := $(BIN)/runsc-$(GVISOR_VERSION)
+
 # The linter is built at this version and kept under bin/.
 STATICCHECK_VERSION := v0.8.2
 STATICCHECK         := $(BIN)/staticcheck-$(STATICCHECK_VERSION)
@@ -54,6 +60,23 @@ test: test-deps kernels ## run every test
 .PHONY: test-user
 test-user: kernels ## as root: run the tests that need the host again as user nobody
 	@GO=$(GO) .ci/unprivileged $(USER_PACKAGES)
+
+$(RUNSC):
+	@mkdir -p $(BIN)/tmp
+	GOBIN=$(CURDIR)/$(BIN)/tmp $(GO) install gvisor.dev/gvisor/runsc@$(GVISOR_VERSION)
+	@mv $(BIN)/tmp/runsc $@ && rmdir $(BIN)/tmp
+
+.PHONY: bench-deps
+bench-deps:
+	@.ci/deps $(BENCH_PACKAGES) || true
+	@$(MAKE) -s $(RUNSC) || echo "gVisor could not be built" >&2
+
+# Other flags: make bench BENCH_FLAGS="-rounds 1 -systems native,ring3"
+BENCH_FLAGS := -out bench
+
+.PHONY: bench
+bench: bench-deps kernels ## measure ring3 beside native, QEMU and others, into bench/
+	@$(GO) run ./test/bench $(BENCH_FLAGS)
 
 .PHONY: fmt
 fmt: ## format the sources in place
