@@ -262,7 +262,7 @@ func (e *Engine) enter(s *space) (kicked bool, err error) {
 	sel := [4]uint16{st.Seg[x86.DS].Sel, st.Seg[x86.ES].Sel, st.Seg[x86.FS].Sel, st.Seg[x86.GS].Sel}
 	c.Sel, c.LoadSel = sel, 0
 	if sel != p.sel {
-		c.LoadSel, p.sel = 1, sel
+		c.LoadSel = 1
 	}
 	c.FPU, c.SP = p.fpuAddr, p.sp
 	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
@@ -281,6 +281,7 @@ func (e *Engine) enter(s *space) (kicked bool, err error) {
 		e.setTarget(0)
 		return true, p.execute()
 	}
+	p.sel = sel // not earlier: a stub that was kicked above has loaded nothing
 	if err = p.command(cmd); err == nil {
 		err = p.wait(true)
 	}

@@ -231,6 +231,39 @@ func TestCompat(t *testing.T) {
 	}
 }
 
+// A kick that comes between the preparation of a stub and its command finds
+// segment registers that are not loaded yet. They were taken for loaded, and
+// 32-bit code then ran with a null GS.
+func TestKickBeforeSelectors(t *testing.T) {
+	g := newGuest(t, []byte{0x65, 0xa1, 4, 0, 0, 0, 0xcd, 0x80}, Config{}) // mov eax, gs:[4]; int 80h
+	g.mode32()
+	const tlsBase = dataVA + 0x100
+	gdt := g.page(nil)
+	g.mapPage(0xffff_8000_0000_0000, gdt, x86.PTEPresent|x86.PTEWrite)
+	g.st.GDTR = cpu.Table{Base: 0xffff_8000_0000_0000, Limit: 127}
+	g.mem.WriteAt(imm64(0x00cff3000000ffff|tlsBase&0xffffff<<16|tlsBase>>24<<56), gdt+0x60)
+	g.poke(tlsBase+4, imm32(0xabcd))
+	g.st.Seg[x86.GS] = g.st.Seg[x86.DS]
+	g.st.Seg[x86.GS].Sel, g.st.Seg[x86.GS].Base = 0x63, tlsBase
+	s, err := g.e.space()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.e.prepare(s); err != nil {
+		t.Fatal(err)
+	}
+	g.e.pending.Store(true)
+	if kicked, err := g.e.enter(s); !kicked || err != nil {
+		t.Fatalf("enter with a kick pending: %v, %v", kicked, err)
+	}
+	g.e.pending.Store(false)
+	g.want(ExitNeedStep)
+	g.wantRIP(codeVA + 6)
+	if g.st.GPR[x86.RAX] != 0xabcd {
+		t.Errorf("eax %#x", g.st.GPR[x86.RAX])
+	}
+}
+
 func TestKick(t *testing.T) {
 	g := newGuest(t, []byte{0xff, 0xc0, 0xeb, 0xfc}, Config{}) // inc eax; jmp back
 	g.e.Kick()

@@ -54,7 +54,7 @@ const (
 		1<<26 // SSE2
 	f1dHTT = 1 << 28
 
-	// Leaf 7.0 EBX. Hidden: TSC_ADJUST, SGX, PQM, MPX, RDT-A, processor trace.
+	// Leaf 7.0 EBX. Hidden: SGX, PQM, MPX, RDT-A, processor trace.
 	f7bFSGSBASE = 1 << 0 // shown when the host's kernel has enabled it
 	f7bHost     = 1<<3 | // BMI1
 		1<<4 | // HLE
@@ -72,7 +72,8 @@ const (
 		1<<26 | 1<<27 | 1<<28 | // AVX512PF, ER, CD
 		1<<29 | // SHA
 		1<<30 | 1<<31 // AVX512BW, VL
-	f7bAlways = 1<<7 | // SMEP
+	f7bAlways = 1<<1 | // TSC_ADJUST: without it kernels watch the TSC with another clock, which tells lies on a busy host
+		1<<7 | // SMEP
 		1<<9 | // ERMS: the interpreter moves strings in one go
 		1<<10 | // INVPCID
 		1<<20 // SMAP

@@ -124,7 +124,7 @@ func TestHidden(t *testing.T) {
 	flags := []flag{
 		{"MONITOR", 1, 'c', 3}, {"VMX", 1, 'c', 5}, {"SMX", 1, 'c', 6}, {"EIST", 1, 'c', 7},
 		{"PDCM", 1, 'c', 15}, {"VME", 1, 'd', 1}, {"DS", 1, 'd', 21},
-		{"TSC_ADJUST", 7, 'b', 1}, {"SGX", 7, 'b', 2}, {"PQM", 7, 'b', 12}, {"MPX", 7, 'b', 14},
+		{"SGX", 7, 'b', 2}, {"PQM", 7, 'b', 12}, {"MPX", 7, 'b', 14},
 		{"RDT-A", 7, 'b', 15}, {"PT", 7, 'b', 25},
 		{"UMIP", 7, 'c', 2}, {"PKU", 7, 'c', 3}, {"OSPKE", 7, 'c', 4}, {"WAITPKG", 7, 'c', 5},
 		{"CET_SS", 7, 'c', 7}, {"TME", 7, 'c', 13}, {"LA57", 7, 'c', 16}, {"KL", 7, 'c', 23},
@@ -163,7 +163,7 @@ func TestShown(t *testing.T) {
 		{"x2APIC", 1, 'c', 21}, {"PCID", 1, 'c', 17}, {"TSC deadline", 1, 'c', 24}, {"hypervisor", 1, 'c', 31},
 		{"APIC", 1, 'd', 9}, {"MTRR", 1, 'd', 12}, {"PAT", 1, 'd', 16},
 		{"SMEP", 7, 'b', 7}, {"SMAP", 7, 'b', 20}, {"INVPCID", 7, 'b', 10}, {"ERMS", 7, 'b', 9},
-		{"FSRM", 7, 'd', 4}, {"SERIALIZE", 7, 'd', 14}, {"ARAT", 6, 'a', 2},
+		{"FSRM", 7, 'd', 4}, {"TSC_ADJUST", 7, 'b', 1}, {"SERIALIZE", 7, 'd', 14}, {"ARAT", 6, 'a', 2},
 		{"SYSCALL", 0x80000001, 'd', 11}, {"NX", 0x80000001, 'd', 20}, {"1 GiB pages", 0x80000001, 'd', 26},
 		{"long mode", 0x80000001, 'd', 29}, {"invariant TSC", 0x80000007, 'd', 8},
 	}

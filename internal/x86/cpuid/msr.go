@@ -83,6 +83,7 @@ const mtrrCount = 8
 
 var commonMSRs = []MSR{
 	{x86.MSRTSC, "IA32_TIME_STAMP_COUNTER", 0, Ignore, 0, "reads come from the clock; the TSC cannot be set, user code reads the host's"},
+	{x86.MSRTSCAdjust, "IA32_TSC_ADJUST", 0, Store, 0, "the TSC cannot be moved: 0, and nothing else can be written"},
 	{x86.MSRSpecCtrl, "IA32_SPEC_CTRL", 0, Store, 7, "IBRS, STIBP, SSBD: kept, no effect"},
 	{x86.MSRPredCmd, "IA32_PRED_CMD", 0, Ignore, 0, "IBPB: the host's own business"},
 	{x86.MSRMTRRCap, "IA32_MTRRCAP", mtrrCount | 1<<8 | 1<<10, ReadOnly, 0, "eight variable ranges, fixed ranges, write-combining"},
