@@ -93,15 +93,15 @@ func digits(v float64) string {
 	}
 }
 
-// cell returns a system's median time, and its median ratio if it is not the
-// one that others are compared with.
+// cell returns a system's median time, and its median ratio unless it is what
+// others are compared with.
 func (r *results) cell(system string, row row) (time, ratio string) {
 	t := r.times(system, row.name)
 	if len(t) == 0 {
 		return "-", ""
 	}
 	time = duration(median(t))
-	if system != row.base {
+	if system != row.base && system != "native" {
 		if q := r.ratios(system, row.base, row.name); len(q) > 0 {
 			ratio = digits(median(q))
 		}
