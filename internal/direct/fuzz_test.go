@@ -56,7 +56,7 @@ func TestRandomCode(t *testing.T) {
 		}
 		g.st.RIP = code + off
 		g.st.RFLAGS = x86.FlagFixed | x86.FlagIF | r.Uint64()&(x86.FlagsArith|x86.FlagTF|x86.FlagDF|x86.FlagNT|x86.FlagAC|x86.FlagID)
-		x := g.attack()
+		x := g.attack(3)
 		exits[x.Kind]++
 		if x.Kind == ExitDied {
 			why := regexp.MustCompile("0x[0-9a-f]+").ReplaceAllString(x.Err.Error(), "#")
