@@ -78,6 +78,10 @@ BENCH_FLAGS := -out bench
 bench: bench-deps kernels ## measure ring3 beside native, QEMU and others, into bench/
 	@$(GO) run ./test/bench $(BENCH_FLAGS)
 
+.PHONY: soak
+soak: test-deps kernels ## boots and random code for a long time, about 20 minutes
+	$(GO) test -count=1 -v -tags soak -run 'TestBoots|TestRandomCodeLong' -timeout 60m ./test/boot
+
 .PHONY: fmt
 fmt: ## format the sources in place
 	gofmt -w $$(git ls-files '*.go')
