@@ -56,6 +56,7 @@ func TestPrograms(t *testing.T) {
 		{"signals", nil},
 		{"threads", nil},
 		{"compat", []string{"-m32"}},
+		{"ptrace", nil},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			f := compile(t, p.name, true, p.flags...)
