@@ -237,6 +237,41 @@ func TestSecretsErased(t *testing.T) {
 	}
 }
 
+// Nor when kicks interrupt the calls, or what comes between them and guest
+// code, and a guest has lied about where its signal frame is.
+func TestSecretsErasedWhenKicked(t *testing.T) {
+	g := newGuest(t, []byte{0xeb, 0xfe}, Config{})
+	kickAfter(g.e, time.Millisecond)
+	g.want(ExitKick)
+	rounds := 12000
+	if testing.Short() {
+		rounds = 3000
+	}
+	for i := range rounds {
+		p := g.e.cur.p
+		for j := range uint64(1 + i%8) {
+			if err := p.munmap(0x1000_0000+j*0x10000, x86.PageSize); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i%2 != 0 {
+			p.ctl.Frame = p.base + stub.StackOff + 16 // nothing below it is cleared
+		}
+		go func() {
+			for s := time.Now(); time.Since(s) < time.Duration(i/8%500)*100*time.Nanosecond; {
+			}
+			g.e.Kick()
+		}()
+		g.want(ExitKick)
+		args := p.z.secrets.Args
+		for off := 0; off < len(p.slot); off += 8 {
+			if v := binary.LittleEndian.Uint64(p.slot[off:]); v == args[0] || v == args[1] {
+				t.Fatalf("round %d: a secret at offset %#x of the slot", i, off)
+			}
+		}
+	}
+}
+
 // A monitor that is killed leaves no process.
 func TestMonitorKilled(t *testing.T) {
 	if os.Getenv("RING3_TEST_VICTIM") != "" {

@@ -159,6 +159,12 @@ func (a *asm) handler() {
 	}{{rdi, UCRDI}, {rsi, UCRSI}, {rbp, UCRBP}, {rbx, UCRBX}, {rax, UCRAX}, {rcx, UCRCX}, {rdx, UCRDX}} {
 		a.mem(true, r.reg, rdx, r.off, 0x8b)
 	}
+	// Those that may hold secrets of a call must not stay in the frame. RSP is
+	// five words below the one that the handler started with, RDX-8.
+	for _, off := range []int32{UCR8, UCR8 + 8, UCR8 + 16, UCRDI, UCRSI, UCRBP, UCRBX, UCRCX, UCRDX} {
+		a.mem(true, 4, rsp, 48+off, 0x83) // and qword, 0
+		a.bytes(0)
+	}
 	a.bytes(0x48, 0xcf) // iretq
 
 	a.label("stubFault")
@@ -280,7 +286,8 @@ func (a *asm) run(xmask uint64) {
 
 // calls executes the call list: r12 entry, r13d entries left, r15d set when
 // each result must be the expected one (start-up and fork), r14d the command.
-// Numbers and arguments are erased as they are used: they contain secrets.
+// Numbers and arguments are erased as they are used, in the list and in the
+// registers, which a kick would save in a signal frame: they contain secrets.
 func (a *asm) calls() {
 	a.label("calls")
 	a.bytes(0x41, 0x89, 0xc6) // mov r14d, eax
@@ -303,10 +310,13 @@ func (a *asm) calls() {
 	a.bytes(0x0f, 0x05)
 	a.label("siteCalls")
 	a.label("called")
+	for _, r := range callRegs {
+		a.zero(r)
+	}
 	a.test32(r15)
 	a.jcc(ccNE, "check")
+	a.zero(rbp)
 	a.mem(true, rax, r12, 56, 0x89)
-	a.zero(rcx)
 	for i := range 7 {
 		a.mem(true, rcx, r12, int32(8*i), 0x89)
 	}
@@ -370,6 +380,9 @@ func (a *asm) fork() {
 	a.movImm(r15, 1)
 	a.jmp("callLoop")
 }
+
+// callRegs hold the arguments of a call; RBP, which does too, is needed longer.
+var callRegs = []int{rcx, rdx, rbx, rsi, rdi, r8, r9, r10}
 
 // ForkCalls is the length of the list for CmdFork.
 const ForkCalls = 6
