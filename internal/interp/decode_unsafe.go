@@ -128,8 +128,10 @@ func (c *CPU) buildBlock(lin uint64, ce *codeEntry) *block {
 	n, total, insts, gpa2, pre := 0, 0, 0, uint64(noCode), 0
 	for n < maxOps && total < len(code) {
 		d, o := &w.inst[n], &w.ops[n]
-		err := insn.Decode(code[total:], c.mode.bits, &d.Inst)
-		copy(d.code[:], code[total:])
+		// The bytes are read once: a stub that only says it has stopped may
+		// change them, and those in d.code may run on the host CPU.
+		length := copy(d.code[:], code[total:])
+		err := insn.Decode(d.code[:length], c.mode.bits, &d.Inst)
 		if err == insn.ErrTruncated {
 			if insts > 0 {
 				break

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"ring3/internal/x86"
+	"ring3/internal/x86/insn"
 )
 
 // run runs c until it halts.
@@ -154,5 +155,43 @@ func TestManyBlocksFlush(t *testing.T) {
 	}
 	if c.Counters().CacheFlushes == 0 {
 		t.Error("the cache was never full")
+	}
+}
+
+// What is kept of an instruction is what was decoded, also when its bytes
+// change meanwhile: vector instructions run on the host CPU.
+func TestDecodeRace(t *testing.T) {
+	c := newMachine(t)
+	load(t, c, 0x0f, 0x28, 0xc1, 0xf4) // movaps xmm0, xmm1; hlt
+	p := bytesAt(c.at(testCode), 8)
+	stop, done := make(chan bool), make(chan bool)
+	go func() {
+		defer close(done)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				p[1] = [2]byte{0x28, 0x05}[i&1] // syscall
+			}
+		}
+	}()
+	defer func() { close(stop); <-done }()
+	c.enter()
+	for range 50000 {
+		c.code.flush()
+		ce, ok := c.fetchPage(testCode)
+		if !ok {
+			t.Fatal("the code is not mapped")
+		}
+		for _, o := range c.buildBlock(testCode, ce).ops {
+			if o.inst == nil || o.inst.Enc == nil {
+				continue
+			}
+			var in insn.Inst
+			if err := insn.Decode(o.inst.code[:], insn.Mode64, &in); err != nil || in.Op != o.inst.Op {
+				t.Fatalf("%v was decoded, the bytes kept are % x", o.inst.Op, o.inst.code[:o.inst.Len])
+			}
+		}
 	}
 }
