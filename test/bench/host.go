@@ -61,6 +61,14 @@ func loadAverage() string {
 	return "unknown"
 }
 
+// busy reports whether the first of the load averages is that of a machine that
+// had something to do.
+func busy(load string) bool {
+	var one float64
+	_, err := fmt.Sscan(load, &one)
+	return err == nil && one > 0.7
+}
+
 // commit names the state of the sources, or is empty outside of a checkout.
 func commit() string {
 	id, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()

@@ -133,6 +133,9 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	r.hostAfter()
+	if busy(r.host.load) {
+		r.note("the machine was busy with other things (load averages %s before): times are too long, ratios rough", r.host.load)
+	}
 	fmt.Print(r.text())
 	if o.out == "" {
 		return nil
@@ -165,7 +168,7 @@ func (o *options) measure(ctx context.Context, p *place, systems []*system, r *r
 				return ctx.Err()
 			}
 			if err != nil {
-				r.note("%s, round %d: %v", s.title, i+1, err)
+				r.note("%s: %v", s.title, err)
 			}
 			round[s.name] = one
 		}

@@ -27,9 +27,12 @@ type results struct {
 	loadAfter string
 }
 
+// note adds a remark, once.
 func (r *results) note(format string, args ...any) {
 	s := strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; ")
-	r.notes = append(r.notes, s)
+	if !slices.Contains(r.notes, s) {
+		r.notes = append(r.notes, s)
+	}
 }
 
 func (r *results) hostAfter() { r.loadAfter = loadAverage() }
