@@ -54,6 +54,10 @@ const (
 	classDoubleFault
 )
 
+// maxNested is more faults in a row than the delivery of one event can meet
+// but in a loop.
+const maxNested = 16
+
 // deliver lets the guest handle an event. For faults RIP is that of the
 // instruction, else that of the next one. A fault that is met on the way is
 // handled in its place, as a double fault where the manual says so (SDM vol. 3A,
@@ -63,10 +67,17 @@ func (c *CPU) deliver(vec uint8, hasErr bool, err uint32, kind eventKind) bool {
 	if kind == eventFault || kind == eventTrap {
 		class = excClass(vec)
 	}
-	for {
+	for n := 0; ; n++ {
 		c.fault.pending = false
 		if c.deliverOnce(vec, hasErr, err, kind) {
 			return true
+		}
+		if n == maxNested {
+			// A processor would go on for ever: #AC whose handler is at CPL 3
+			// with a misaligned stack.
+			c.fault.pending = false
+			c.shutdown = true
+			return false
 		}
 		f := c.fault
 		c.fault.pending = false

@@ -2,6 +2,7 @@ package interp
 
 import (
 	"testing"
+	"time"
 
 	"ring3/internal/cpu"
 	"ring3/internal/x86"
@@ -288,5 +289,31 @@ func TestInterruptExported(t *testing.T) {
 	}
 	if !r.NMI() || r.NMI() {
 		t.Error("NMI blocking")
+	}
+}
+
+// #AC in the delivery of #AC is no double fault, and does not end by itself.
+func TestEndlessAlignmentCheck(t *testing.T) {
+	c := newMachine(t)
+	c.EFER, c.CR4, c.CR0 = 0, 0, x86.CR0PE|x86.CR0ET|x86.CR0NE|x86.CR0AM
+	for v := uint64(0); v < 32; v++ { // interrupt gates to CPL 3
+		*c.Mem.Word(testIDT + 8*v) = testStubs | 0x1b<<16 | 0xee00<<32
+	}
+	for i := range c.Seg {
+		c.Seg[i] = cpu.Segment{Sel: 0x23, Limit: 0xffffffff, Attr: 0xc0f3}
+	}
+	c.Seg[x86.CS] = cpu.Segment{Sel: 0x1b, Limit: 0xffffffff, Attr: 0xc0fb}
+	c.CPL = 3
+	c.GPR[x86.RSP], c.RIP = testStack-1, testCode
+	c.RFLAGS = x86.FlagFixed | x86.FlagAC
+	done := make(chan Exit)
+	go func() { done <- c.Inject(x86.VecUD, false, 0, 0) }()
+	select {
+	case e := <-done:
+		if e != ExitShutdown {
+			t.Errorf("exit %v", e)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it does not end")
 	}
 }
