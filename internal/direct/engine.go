@@ -47,6 +47,8 @@ type Engine struct {
 	microsecond uint64  // in TSC ticks
 	pauses      uint64  // PAUSE instructions per 1024 TSC ticks
 
+	maxPages, maxLeaves int // of one space; see evict
+
 	slots     *slots
 	code      *codeStore
 	rmap      rmap
@@ -88,6 +90,9 @@ func New(cfg Config) (*Engine, error) {
 	if e.cfg.MaxMaps == 0 {
 		e.cfg.MaxMaps = host.MaxMaps() / 2
 	}
+	// Far more than programs map: twice the RAM in pages, and as sparsely.
+	e.maxPages = int(2*e.mem.Size()/x86.PageSize) + 1<<16
+	e.maxLeaves = int(e.mem.Size()>>20) + 1<<13
 	if !host.HasFSGSBASE() {
 		return nil, errors.New("the host kernel or processor lacks FSGSBASE (Linux 5.9 and a processor of 2013 or later have it)")
 	}

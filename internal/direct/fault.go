@@ -194,11 +194,13 @@ const (
 	protExec  = 4
 )
 
-// evict keeps the number of host mappings of a stub under the limit by
-// dropping about half of them, 2 MiB at a time in random order.
+// evict bounds what a stub has mapped, by host mappings, by pages and by
+// leaves: a guest can map its RAM at any number of places, and the books of
+// that are memory of the monitor. It drops about half, 2 MiB at a time in
+// random order.
 func (e *Engine) evict(s *space) error {
 	// Growing a mapping adds at most two; unmapping can split one.
-	if s.maps+4 < e.cfg.MaxMaps {
+	if s.maps+4 < e.cfg.MaxMaps && s.pages < e.maxPages && len(s.leaves) < e.maxLeaves {
 		return nil
 	}
 	e.stats.Evictions++
@@ -208,7 +210,7 @@ func (e *Engine) evict(s *space) error {
 				e.drop(s, l.base+uint64(i)*x86.PageSize)
 			}
 		}
-		if s.maps < e.cfg.MaxMaps/2 {
+		if s.maps < e.cfg.MaxMaps/2 && s.pages < e.maxPages/2 && len(s.leaves) < e.maxLeaves/2 {
 			break
 		}
 	}

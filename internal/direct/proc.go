@@ -110,7 +110,13 @@ func (p *proc) prove() error {
 
 // reap notices the death of the process.
 func (p *proc) reap() error {
+	// No kick may find the number reused.
+	p.e.kickMu.Lock()
 	ended, st := host.Reap(p.pid)
+	if ended && p.e.target == p.pid {
+		p.e.target = 0
+	}
+	p.e.kickMu.Unlock()
 	if !ended {
 		return nil
 	}

@@ -190,6 +190,34 @@ func TestEviction(t *testing.T) {
 	}
 }
 
+// RAM that is mapped at many places does not fill the monitor's books, though
+// neighbours merge.
+func TestEvictionOfAliases(t *testing.T) {
+	g := newGuest(t, touch, Config{})
+	g.e.maxPages, g.e.maxLeaves = 512, 32
+	pages := g.page(imm64(1))
+	for range 15 {
+		g.page(imm64(1))
+	}
+	for i := range uint64(16 * 100) {
+		stride := uint64(x86.PageSize)
+		if i >= 16*50 {
+			stride = 2 << 20 // one leaf for each
+		}
+		g.mapPage(0x1000_0000+i*stride, pages+i%16*x86.PageSize, pteRW)
+	}
+	for i := range uint64(16 * 100) {
+		stride := uint64(x86.PageSize)
+		if i >= 16*50 {
+			stride = 2 << 20
+		}
+		g.load(0x1000_0000 + i*stride)
+		if s := g.e.cur; s.pages > 512+16 || len(s.leaves) > 32+1 {
+			t.Fatalf("%d pages in %d leaves", s.pages, len(s.leaves))
+		}
+	}
+}
+
 // The count of host mappings is what /proc says.
 func TestMapCount(t *testing.T) {
 	g := newGuest(t, touch, Config{})
