@@ -28,6 +28,7 @@ type runOptions struct {
 	memory   cli.Size
 	cpus     int
 	timeout  cli.Duration // 0: none
+	engine   string
 	stats    bool
 	tty      bool
 	command  []string
@@ -94,6 +95,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	f.Var(&o.memory, "memory", "guest memory `SIZE`")
 	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
+	f.StringVar(&o.engine, "engine", string(machine.EngineInterp), "`HOW` kernel code is executed: interp, or translate (experimental)")
 	f.BoolVar(&o.stats, "stats", false, "print at the end what the machine spent its time on")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give COMMAND a terminal instead of pipes")
 	return c
@@ -110,6 +112,8 @@ func (o *runOptions) check() error {
 		return usageError("--memory: %v is too much, a machine can have %v", o.memory, cli.Size(machine.MaxMemory))
 	case o.memory%x86.PageSize != 0:
 		return usageError("--memory: %v is not a multiple of %v", o.memory, cli.Size(x86.PageSize))
+	case o.engine != string(machine.EngineInterp) && o.engine != string(machine.EngineTranslate):
+		return usageError("--engine: %q is neither interp nor translate", o.engine)
 	case len(o.command) > 0 && (o.initrd != "" || o.noInitrd):
 		return usageError("a COMMAND needs the built-in userland: leave out --initrd")
 	case len(o.command) > 0 && o.command[0] == "":

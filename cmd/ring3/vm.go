@@ -63,6 +63,7 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 		Initrd:  o.initrd,
 		Cache:   store.Cache(),
 		Serial:  s.serial(),
+		Engine:  machine.Engine(o.engine),
 		Timed:   o.stats,
 	}
 	if err := o.checkFiles(store); err != nil {

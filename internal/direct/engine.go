@@ -27,6 +27,8 @@ type Config struct {
 	NoSpin bool
 	// NoEager maps only the pages that faulted.
 	NoEager bool
+
+	kernel bool // the engine is the inside of a Kernel
 }
 
 // Engine executes the user code of one virtual CPU.
@@ -127,12 +129,18 @@ func New(cfg Config) (*Engine, error) {
 	if e.slots, err = newSlots(e.cfg.MaxStubs + 2); err != nil {
 		return nil, err
 	}
-	if e.code, err = newCodeStore(e.mem.Size()); err != nil {
+	store := e.mem.Size()
+	if cfg.kernel {
+		store = cacheSize
+	}
+	if e.code, err = newCodeStore(store); err != nil {
 		return nil, errors.Join(err, e.slots.close())
 	}
 	e.rmap = newRmap(e.mem.Size())
 	e.spawner = newSpawner()
-	e.mem.AddCodeUser(e)
+	if !cfg.kernel {
+		e.mem.AddCodeUser(e)
+	}
 	return e, nil
 }
 

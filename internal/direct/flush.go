@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"ring3/internal/bt"
 	"ring3/internal/x86"
 )
 
@@ -109,6 +110,7 @@ func (e *Engine) checkLeaf(s *space, l *leaf) {
 // table is the guest's translation of 2 MiB of its address space: either a
 // large page or a page table, with the rights of the levels above.
 type table struct {
+	need   uint64 // PTE bits that every entry must have
 	rights uint64 // PTE bits R/W, U/S set when all upper levels have them; NX set when any has
 	large  uint64 // the entry of a large page (as if of 2 MiB); 0: ptes
 	ptes   *[512]uint64
@@ -118,6 +120,11 @@ type table struct {
 // for any reason give ok false.
 func (e *Engine) table(gva uint64) (t table, ok bool) {
 	t.rights = x86.PTEWrite | x86.PTEUser
+	t.need = x86.PTEPresent | x86.PTEUser | x86.PTEAccessed
+	if e.cfg.kernel {
+		t.need &^= x86.PTEUser
+		gva = bt.Unfold(gva)
+	}
 	next := e.pml4()
 	for shift := 39; shift >= 21; shift -= 9 {
 		w := e.mem.Word(next + gva>>shift&511*8)
@@ -125,7 +132,7 @@ func (e *Engine) table(gva uint64) (t table, ok bool) {
 			return t, false
 		}
 		v := atomic.LoadUint64(w)
-		if v&(x86.PTEPresent|x86.PTEUser|x86.PTEAccessed) != x86.PTEPresent|x86.PTEUser|x86.PTEAccessed {
+		if v&t.need != t.need {
 			return t, false
 		}
 		t.rights = t.rights&v | (t.rights|v)&x86.PTENX
@@ -152,9 +159,11 @@ func (t *table) pte(i int) uint64 {
 	} else {
 		v = atomic.LoadUint64(&t.ptes[i])
 	}
-	const need = x86.PTEPresent | x86.PTEUser | x86.PTEAccessed
-	if v&need != need || v&(0x3f<<46) != 0 { // address bits above MAXPHYADDR
+	if v&t.need != t.need || v&(0x3f<<46) != 0 { // address bits above MAXPHYADDR
 		return 0
+	}
+	if t.need&x86.PTEUser == 0 && v&t.rights&x86.PTEUser != 0 {
+		return 0 // the kernel's own accesses to user pages are interpreted
 	}
 	return v&^(x86.PTEWrite|x86.PTENX) | v&t.rights&x86.PTEWrite | (v|t.rights)&x86.PTENX
 }

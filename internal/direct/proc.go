@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ring3/internal/bt"
 	"ring3/internal/direct/stub"
 	"ring3/internal/host"
 	"ring3/internal/x86"
@@ -338,6 +339,9 @@ func (p *proc) takeFPU(frame uint64) error {
 // outside reports whether a page is outside the stub area and in the part of
 // the address space that a process can map.
 func (p *proc) outside(gva uint64) bool {
+	if p.e.cfg.kernel && gva < bt.Low {
+		return false
+	}
 	return gva-p.base >= stub.AreaSize && gva < userTop && gva >= minMap
 }
 

@@ -55,9 +55,15 @@ func random(v any) {
 // pickBase chooses where the stub area lies: anywhere in a part of the
 // address space that neither Linux's layout of programs nor the sanitizers'
 // fixed shadow maps use.
-func pickBase() uint64 {
+//
+// The stub of kernel code has its area below 2 GiB, where no folded address
+// lies and where translations reach it with absolute addresses.
+func (e *Engine) pickBase() uint64 {
 	var r uint64
 	random(&r)
+	if e.cfg.kernel {
+		return 0x1000_0000 + r%0x2000_0000&^0x1fffff
+	}
 	const low, high = 0x2000_0000_0000, 0x3800_0000_0000
 	return low + r%(high-low)&^0x1fffff
 }
@@ -67,7 +73,7 @@ func (e *Engine) startZygote() error {
 	z := &zygote{}
 	random(&z.secrets)
 	var err error
-	if z.prog, err = stub.Build(pickBase(), e.xmask); err != nil {
+	if z.prog, err = stub.Build(e.pickBase(), e.xmask); err != nil {
 		return err
 	}
 	image, err := stub.Image(z.prog, &z.secrets, os.Getpid(), len(e.slots.proofs), e.cpuidTrap)

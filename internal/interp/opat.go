@@ -17,9 +17,13 @@ func (c *CPU) OpAt() insn.Op {
 		}
 	}
 	var buf [insn.MaxLen]byte
+	acc := mmu.Probe | mmu.Fetch
+	if c.CPL == 3 {
+		acc |= mmu.User
+	}
 	lin, n := c.RIP+c.Seg[x86.CS].Base, 0
 	for n < len(buf) {
-		tr, _, ok := c.Walk.Walk(&c.State, lin+uint64(n), mmu.Probe|mmu.Fetch|mmu.User)
+		tr, _, ok := c.Walk.Walk(&c.State, lin+uint64(n), acc)
 		if !ok {
 			break
 		}

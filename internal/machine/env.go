@@ -37,7 +37,11 @@ func (e *env) SetCR8(v uint64) { e.m.chip.CPU(0).SetCR8(v) }
 
 // Flushed passes an invalidation on to the stubs, which are a TLB too.
 func (e *env) Flushed(f interp.Flush) {
-	e.m.user.Flush(direct.Flush{Kind: direct.FlushKind(f.Kind), PCID: f.PCID, Addr: f.Addr})
+	d := direct.Flush{Kind: direct.FlushKind(f.Kind), PCID: f.PCID, Addr: f.Addr}
+	e.m.user.Flush(d)
+	if e.m.kernel != nil {
+		e.m.kernel.Flush(d)
+	}
 }
 
 func (e *env) ReadMSR(msr uint32) (uint64, bool) {

@@ -43,6 +43,7 @@ type Config struct {
 	CPUs       int
 	Cache      boot.Cache   // of unpacked kernels; may be nil
 	Serial     [4]io.Writer // what the guest writes to ttyS0 to ttyS3; nil discards
+	Engine     Engine       // how kernel code is executed; "" is EngineInterp
 	Timed      bool         // time the exits, for WriteStats
 	Log        *slog.Logger // may be nil
 }
@@ -52,8 +53,19 @@ type InputError struct{ Reason string }
 
 func (e *InputError) Error() string { return e.Reason }
 
+// Engine says how kernel code is executed.
+type Engine string
+
+// Engines.
+const (
+	EngineInterp    Engine = "interp"    // interpreted
+	EngineTranslate Engine = "translate" // translated where possible (experimental)
+)
+
 func (cfg *Config) check() error {
 	switch {
+	case cfg.Engine != "" && cfg.Engine != EngineInterp && cfg.Engine != EngineTranslate:
+		return &InputError{fmt.Sprintf("engine: there is no %q, only interp and translate", cfg.Engine)}
 	case cfg.Memory < MinMemory:
 		return &InputError{fmt.Sprintf("memory: %d bytes are too few, a kernel needs at least %d MiB", cfg.Memory, MinMemory>>20)}
 	case cfg.Memory > MaxMemory:
@@ -94,6 +106,7 @@ type Machine struct {
 	mmio    bus.Bus
 	cpu     *interp.CPU
 	user    *direct.Engine
+	kernel  *direct.Kernel // nil unless EngineTranslate
 	vcpu    *vcpu.VCPU
 	dev     devices
 	env     *env
@@ -144,6 +157,12 @@ func New(cfg Config) (m *Machine, err error) {
 		return m, err
 	}
 	m.vcpu = vcpu.New(m.cpu, m.user, m.chip, cfg.Timed, m.log)
+	if cfg.Engine == EngineTranslate {
+		if m.kernel, err = direct.NewKernel(direct.Config{Mem: m.mem, State: &m.cpu.State}); err != nil {
+			return m, err
+		}
+		m.vcpu.Translate(m.kernel)
+	}
 	m.chip.Notify = func(int) { m.vcpu.Kick() }
 	entry.Apply(&m.cpu.State)
 	return m, nil
@@ -200,6 +219,9 @@ func (m *Machine) Close() error {
 	errs = append(errs, m.dev.close())
 	if m.user != nil {
 		errs = append(errs, m.user.Close())
+	}
+	if m.kernel != nil {
+		errs = append(errs, m.kernel.Close())
 	}
 	if m.clock != nil {
 		errs = append(errs, m.clock.Close())

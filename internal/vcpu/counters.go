@@ -32,6 +32,8 @@ type counters struct {
 	exceptions [32]cost
 	steps      map[insn.Op]*cost // exits to execute one instruction
 
+	kernelSteps map[insn.Op]uint64 // what the translator left to the interpreter; only when timed
+
 	// The exit being served: since when, and where its time goes.
 	leftAt time.Time
 	serve  *cost
@@ -109,6 +111,28 @@ func (v *VCPU) AddStats(t *stats.Table) {
 	}
 	v.addInterp(t)
 	v.addDirect(t)
+	v.addKernel(t)
+}
+
+// addKernel adds the rows of translated kernel code.
+func (v *VCPU) addKernel(t *stats.Table) {
+	if v.kernel == nil {
+		return
+	}
+	n := v.kernel.Stats()
+	t.Add("translator", "runs", n.Runs, 0)
+	t.Add("translator", "exits without a signal", n.Exits, 0)
+	t.Add("translator", "exits by a signal", n.Faults, 0)
+	t.Add("translator", "blocks translated", n.Translated, 0)
+	t.Add("translator", "blocks dropped", n.Dropped, 0)
+	t.Add("translator", "exits chained", n.Chained, 0)
+	t.Add("translator", "jump table misses", n.Misses, 0)
+	t.Add("translator", "instructions found to access user memory", n.Learned, 0)
+	t.Add("translator", "cache flushes", n.Flushes, 0)
+	t.Add("translator", "kicks", n.Kicks, 0)
+	for op, count := range v.c.kernelSteps {
+		t.Add("translator, interpreted", insn.Op(op).String(), count, 0)
+	}
 }
 
 // addInterp adds the interpreter's rows.

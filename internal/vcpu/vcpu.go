@@ -68,6 +68,7 @@ const maxDeaths = 8
 type VCPU struct {
 	cpu    *interp.CPU
 	user   *direct.Engine
+	kernel *direct.Kernel // nil: kernel code is interpreted
 	intr   InterruptSource
 	timed  bool
 	log    *slog.Logger
@@ -84,13 +85,19 @@ type VCPU struct {
 func New(c *interp.CPU, user *direct.Engine, intr InterruptSource, timed bool, log *slog.Logger) *VCPU {
 	return &VCPU{cpu: c, user: user, intr: intr, timed: timed, log: log,
 		wake: make(chan struct{}, 1), calls: make(chan func(), 1), done: make(chan struct{}),
-		c: counters{steps: map[insn.Op]*cost{}}}
+		c: counters{steps: map[insn.Op]*cost{}, kernelSteps: map[insn.Op]uint64{}}}
 }
+
+// Translate has kernel code run by k where it can; before Run.
+func (v *VCPU) Translate(k *direct.Kernel) { v.kernel = k }
 
 // Kick makes the loop look at its events soon, wherever it is.
 func (v *VCPU) Kick() {
 	v.cpu.Kick()
 	v.user.Kick()
+	if v.kernel != nil {
+		v.kernel.Kick()
+	}
 	select {
 	case v.wake <- struct{}{}:
 	default:
@@ -191,7 +198,15 @@ func (v *VCPU) runKernel() error {
 		start := time.Now()
 		defer func() { v.c.kernelTime += time.Since(start) }()
 	}
-	switch e := v.cpu.Run(budget); e {
+	if v.kernel != nil && v.cpu.LongMode() {
+		return v.runTranslated()
+	}
+	return v.interpreted(v.cpu.Run(budget))
+}
+
+// interpreted looks at how interpretation ended.
+func (v *VCPU) interpreted(e interp.Exit) error {
+	switch e {
 	case interp.ExitUser, interp.ExitHalt, interp.ExitKick, interp.ExitBudget:
 	case interp.ExitShutdown:
 		v.end.CompareAndSwap(uint32(Running), uint32(TripleFault))

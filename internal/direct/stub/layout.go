@@ -62,6 +62,7 @@ const (
 	ReasonKick   = 1 // kicked before guest code ran: guest state is unchanged
 	ReasonStub   = 2 // a signal hit stub code: only a hostile guest gets there
 	ReasonReady  = 3 // Calls done, or just started
+	ReasonExit   = 4 // translated code left by Program.Exit; GPR and IRET[2] are set
 )
 
 // Segment registers in Control.Sel.
@@ -97,6 +98,11 @@ type Control struct {
 	_          [0xc]byte
 	GPR        [16]uint64 // in register-number order
 	IRET       [5]uint64  // RIP, CS, RFLAGS, RSP, SS: popped by IRETQ
+
+	// Only translated kernel code uses these (package bt).
+	ExitID  uint32 // which exit of a translation was taken
+	_       uint32
+	Scratch [4]uint64 // registers and targets on the way through a translation
 }
 
 // Offsets in Control that the program uses; layout_test.go checks them.
@@ -121,10 +127,19 @@ const (
 	oReady      = 0x68
 	oGPR        = 0x78
 	oIRET       = 0xf8
+	oExitID     = 0x120
+	oScratch    = 0x128
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
 const DescOff = ControlOff + oDesc
+
+// ExitIDOff and ScratchOff are the offsets of those words in the area, for
+// translated code.
+const (
+	ExitIDOff  = ControlOff + oExitID
+	ScratchOff = ControlOff + oScratch
+)
 
 // MaxCalls is the capacity of the call list.
 const MaxCalls = 64

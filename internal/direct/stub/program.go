@@ -12,6 +12,7 @@ type Program struct {
 
 	Handler                uint64 // signal handler
 	ResumeStart, ResumeEnd uint64 // the resume range
+	Exit                   uint64 // where translated code jumps to leave
 }
 
 // Build assembles the program. xmask is the set of extended-state components
@@ -61,6 +62,7 @@ func Build(base, xmask uint64) (*Program, error) {
 	a.run(xmask)
 	a.calls()
 	a.fork()
+	a.exit()
 	a.label("one")
 	a.bytes(1, 0, 0, 0, 0, 0, 0, 0)
 	code, err := a.finish()
@@ -72,7 +74,7 @@ func Build(base, xmask uint64) (*Program, error) {
 		Base: base, Code: code,
 		SiteCalls: at("siteCalls"), SiteCompat: at("siteCompat"), SiteClone: at("siteClone"), SiteExit: at("siteExit"),
 		SiteWake: at("siteWake"), SiteProof: at("siteProof"), One: at("one"), SiteWait: at("siteWait"),
-		Handler: at("handler"), ResumeStart: at("resume"), ResumeEnd: at("resumeEnd"),
+		Handler: at("handler"), ResumeStart: at("resume"), ResumeEnd: at("resumeEnd"), Exit: at("exit"),
 	}, nil
 }
 
@@ -245,6 +247,24 @@ func (a *asm) wait() {
 	a.cmpImm(rax, CmdFork)
 	a.jcc(ccE, "fork")
 	a.jmp("waitCmd") // only a guest that writes Control gets here
+}
+
+// exit is where translated code leaves without a signal. MOV, LEA and PUSHF
+// change no flag, so the flags that are saved are the guest's. A kick that
+// hits here is noted like any other in stub code (case S).
+func (a *asm) exit() {
+	a.label("exit")
+	for r := range 16 {
+		a.store64(oGPR+8*r, r)
+	}
+	a.area(true, rsp, AreaSize-64, 0, 0x8d) // lea rsp, [end of the stack]
+	a.bytes(0x9c)                           // pushfq
+	a.bytes(0x58)                           // pop rax
+	a.store64(oIRET+16, rax)
+	a.bytes(0x6a, 0x02) // push 2
+	a.bytes(0x9d)       // popfq
+	a.set32(oReason, ReasonExit)
+	a.jmp("announce")
 }
 
 // run enters guest code.

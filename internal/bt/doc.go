@@ -1,0 +1,112 @@
+// Package bt translates guest kernel code, which runs at CPL 0 in the upper
+// half of the address space, to code that a host process runs at CPL 3 in the
+// lower half. It is a pure function of bytes: no processes, no memory.
+//
+// # Folding
+//
+// A guest address G lies at the host address G + Delta (modulo 2^64). Memory
+// operands get a GS prefix, GS.base being Delta; the guest's own GS becomes
+// FS, whose base is the guest's plus Delta; RSP holds the folded address and
+// needs no prefix. RIP-relative operands become absolute ones.
+//
+// # Exactness
+//
+// Nothing emitted changes a flag that the guest instruction does not. A block
+// has marks: from a mark's offset to the next, the guest's state is the host's
+// (RSP unfolded), at the mark's RIP, but for registers that Mark.Saved says
+// lie in the control page, and for registers that the guest instruction is
+// about to overwrite without reading them. So a signal at any host address
+// can be turned into a guest state at an instruction boundary.
+//
+// # Exits
+//
+// What is not translated ends a block with an exit: a word in the control page
+// says which, and the stub's exit routine saves the registers. Exits to a known
+// target are jumps that the user of the package patches to the target's block.
+package bt
+
+// Delta is GS.base: what folding adds. It is 2^47 less 2^43 - 2^36, so that
+// the first address that Linux uses in the upper half, 2^43 above its start,
+// comes to lie at 2^36.
+const Delta = 1<<47 - 1<<43 + 1<<36
+
+// Lowest is the lowest guest address that folds to a place where a process can
+// have memory, the first Low bytes of host addresses being the stub's own.
+const (
+	Low    = 1 << 36
+	Lowest = 1<<64 - Delta + Low
+)
+
+// Fold and Unfold convert addresses.
+func Fold(g uint64) uint64   { return g + Delta }
+func Unfold(h uint64) uint64 { return h - Delta }
+
+// Host is where the emitted code finds things. All addresses are below 2 GiB.
+type Host struct {
+	ExitID  uint32 // word that says which exit was taken
+	Scratch uint32 // four quadwords
+	Exit    uint64 // the stub's exit routine
+	Tags    uint32 // jump table: 1<<16 negated guest addresses
+	Targets uint32 // and host addresses
+	Lookup  uint64 // the routine of Host.LookupCode
+}
+
+// Saved tells which registers lie elsewhere at a mark.
+type Saved uint8
+
+// Values of Mark.Saved.
+const (
+	None     Saved = iota
+	RCX            // RCX is in Scratch[0]
+	RDXFold        // RDX is in Scratch[0], RDI is folded
+	Target         // RCX is in Scratch[0]; RIP is in RCX
+	TargetIn       // RCX, RDX are in Scratch[0] and [1], RIP in Scratch[2]
+	RDX            // RDX is in Scratch[0]
+)
+
+// Mark says what the guest state is from an offset in a block on.
+type Mark struct {
+	Off   uint32
+	Saved Saved
+	RIP   uint64
+}
+
+// ExitKind says what an exit wants.
+type ExitKind uint8
+
+// Exit kinds.
+const (
+	ExitChain ExitKind = iota // go on at RIP; Patch may be made a jump there
+	ExitStep                  // the instruction at RIP must be interpreted
+)
+
+// Exit is one way out of a block.
+type Exit struct {
+	Kind  ExitKind
+	RIP   uint64
+	Patch uint32 // offset of the displacement of a jump
+	Stub  uint32 // offset of the code that it jumps to unless patched
+}
+
+// Block is a translation.
+type Block struct {
+	RIP   uint64
+	Len   uint64 // bytes of guest code
+	N     int    // instructions translated
+	Code  []byte
+	Marks []Mark
+	Exits []Exit
+}
+
+// At is the mark that holds at an offset of the code.
+func (b *Block) At(off uint32) Mark {
+	lo, hi := 0, len(b.Marks)
+	for lo+1 < hi {
+		if m := (lo + hi) / 2; b.Marks[m].Off <= off {
+			lo = m
+		} else {
+			hi = m
+		}
+	}
+	return b.Marks[lo]
+}

@@ -1,0 +1,44 @@
+package bt
+
+import "ring3/internal/x86"
+
+// The jump table maps guest addresses of indirect branches to host addresses.
+// Its index is the low 16 bits of the guest address.
+const (
+	TableSize = 1 << 16
+	// EmptyTag is in the tags of empty entries: no branch goes to -1.
+	EmptyTag = 1
+)
+
+// Lookup is the routine at Host.Lookup: the target is in RCX, the guest's RCX
+// in scratch 0. It has one exit, taken when the table does not know the target;
+// RIP is then in scratch 2. JRCXZ tests without flags.
+func Lookup(h *Host, id uint32) *Block {
+	e := &emitter{h: h, at: h.Lookup, id: id, b: &Block{}}
+	e.mark(0, Target)
+	e.save(1, x86.RDX)
+	e.save(2, x86.RCX)
+	e.mark(0, TargetIn)
+	e.bytes(0x0f, 0xb7, 0xd1)       // movzx edx, cx
+	e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Tags+rdx*8]
+	e.imm32(h.Tags)
+	e.bytes(0x48, 0x8d, 0x0c, 0x11) // lea rcx, [rcx+rdx]
+	e.bytes(0xe3, 0x00)             // jrcxz hit
+	jrcxz := len(e.out)
+	e.load(x86.RCX, 0)
+	e.load(x86.RDX, 1)
+	e.b.Exits = []Exit{{Kind: ExitChain}}
+	e.leave(0)
+	e.out[jrcxz-1] = byte(len(e.out) - jrcxz)
+	e.bytes(0x0f, 0xb7, 0x14, 0x25) // movzx edx, word [Scratch+16]
+	e.imm32(h.Scratch + 16)
+	e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Targets+rdx*8]
+	e.imm32(h.Targets)
+	e.save(3, x86.RDX)
+	e.load(x86.RCX, 0)
+	e.load(x86.RDX, 1)
+	e.bytes(0xff, 0x24, 0x25) // jmp [Scratch+24]
+	e.imm32(h.Scratch + 24)
+	e.b.Code = e.out
+	return e.b
+}

@@ -1,0 +1,215 @@
+package bt
+
+import (
+	"ring3/internal/x86"
+	"ring3/internal/x86/insn"
+)
+
+// MaxInsts bounds the instructions of a block.
+const MaxInsts = 48
+
+// MaxCode bounds the bytes of a block's code.
+const MaxCode = 8192
+
+// Translate translates the guest code at rip, of which code has the bytes up
+// to the end of the page. The result is to be placed at the host address at;
+// its exits have the numbers from id on. slow tells which instructions must be
+// interpreted. A block whose first instruction cannot be translated has N 0.
+func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, slow func(rip uint64) bool) *Block {
+	e := &emitter{h: h, at: at, id: id, b: &Block{RIP: rip}}
+	b := e.b
+	pc := rip
+	var in insn.Inst
+	for {
+		if b.N == MaxInsts {
+			e.mark(pc, None)
+			e.bytes(0xe9)
+			e.chain(pc)
+			break
+		}
+		rest := code[pc-rip:]
+		if len(rest) == 0 {
+			e.mark(pc, None)
+			e.bytes(0xe9)
+			e.chain(pc)
+			break
+		}
+		if insn.Decode(rest, insn.Mode64, &in) != nil || slow(pc) {
+			// Truncated: it goes on in the next page.
+			e.step(pc)
+			break
+		}
+		e.mark(pc, None)
+		start, exits, marks := len(e.out), len(b.Exits), len(b.Marks)
+		done, end := e.inst(rest[:in.Len], &in, pc)
+		if !done {
+			e.out, b.Exits, b.Marks = e.out[:start], b.Exits[:exits], b.Marks[:marks]
+			e.step(pc)
+			break
+		}
+		pc += uint64(in.Len)
+		b.N++
+		if end {
+			break
+		}
+	}
+	b.Len = max(pc-rip, 1)
+	e.finish()
+	b.Code = e.out
+	return b
+}
+
+// usesRSP reports whether RSP is an explicit register operand.
+func usesRSP(in *insn.Inst) bool {
+	for _, a := range in.Args[:in.NArg] {
+		if a.Kind == insn.ArgGPR && a.Reg == x86.RSP && !a.High {
+			return true
+		}
+	}
+	return false
+}
+
+// top reports whether PUSH imm32 can push the address.
+func top(a uint64) bool { return uint64(int64(int32(a))) == a }
+
+// inst emits one instruction. done is false when it must be interpreted; end
+// is set when it ends the block.
+func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
+	next := pc + uint64(in.Len)
+	c := in.Enc.Class
+	if c == insn.Branch {
+		return e.branch(raw, in, pc, next), true
+	}
+	if c != insn.Innocuous || in.OpSize == 16 && (in.Op == insn.OpPUSH || in.Op == insn.OpPOP) {
+		return false, false
+	}
+	switch in.Op {
+	case insn.OpNOP, insn.OpENDBR64, insn.OpSERIALIZE:
+		return true, false // guest time is not for waiting
+	case insn.OpSTOS, insn.OpMOVS:
+		return e.str(raw, in, pc), false
+	case insn.OpLEAVE:
+		if in.OpSize != 64 {
+			return false, false
+		}
+		e.toRSP(pc, x86.RBP, 0)
+		e.mark(pc, None)
+		e.bytes(0x5d) // pop rbp
+		return true, false
+	case insn.OpPUSHF, insn.OpPOPF, insn.OpENTER, insn.OpXLAT, insn.OpLODS, insn.OpCMPS, insn.OpSCAS:
+		return false, false
+	case insn.OpLEA:
+		return e.leaInst(raw, in, pc), false
+	case insn.OpPUSH, insn.OpPOP:
+		if usesRSP(in) {
+			return false, false
+		}
+		return e.copyInst(raw, in, pc), false
+	}
+	switch in.Enc.Group {
+	case insn.GroupInt:
+	default:
+		return false, false
+	}
+	if usesRSP(in) {
+		return e.rspInst(raw, in, pc), false
+	}
+	return e.copyInst(raw, in, pc), false
+}
+
+// rspInst emits an instruction that has RSP as a register operand.
+func (e *emitter) rspInst(raw []byte, in *insn.Inst, pc uint64) bool {
+	if in.OpSize != 64 || in.NArg != 2 || in.ModRMOff != 0 && in.ModRM < 0xc0 {
+		return false
+	}
+	dst, src := in.Args[0], in.Args[1]
+	switch in.Op {
+	case insn.OpMOV:
+		switch {
+		case src.Kind != insn.ArgGPR || dst.Kind != insn.ArgGPR:
+			return false
+		case dst.Reg == x86.RSP && src.Reg == x86.RSP:
+			return true
+		case dst.Reg == x86.RSP:
+			e.toRSP(pc, src.Reg, 0)
+			return true
+		}
+		e.rspTo(dst.Reg, 0)
+		return true
+	case insn.OpADD, insn.OpSUB:
+		if dst.Kind != insn.ArgGPR || dst.Reg != x86.RSP || src.Kind != insn.ArgImm {
+			return false
+		}
+		// Flags: carry, zero and sign of the folded result may differ, but no
+		// compiler tests those of a stack adjustment.
+		e.bytes(raw...)
+		return true
+	case insn.OpAND:
+		// Delta is a multiple of 2^36.
+		if dst.Kind != insn.ArgGPR || dst.Reg != x86.RSP || src.Kind != insn.ArgImm || in.Imm >= 0 {
+			return false
+		}
+		e.bytes(raw...)
+		return true
+	}
+	return false
+}
+
+// leaInst emits LEA, which has no memory access.
+func (e *emitter) leaInst(raw []byte, in *insn.Inst, pc uint64) bool {
+	m, dst := &in.Mem, in.Args[0].Reg
+	if in.AddrSize != 64 {
+		return false
+	}
+	switch {
+	case m.Base == insn.RIPReg:
+		a := pc + uint64(in.Len) + uint64(m.Disp)
+		if in.OpSize != 64 || dst == x86.RSP {
+			return false
+		}
+		e.movImm(dst, a)
+		return true
+	case dst == x86.RSP:
+		if in.OpSize != 64 || m.Index != insn.NoReg || m.Base == insn.NoReg {
+			return false
+		}
+		if m.Base != x86.RSP {
+			e.toRSP(pc, m.Base, int32(m.Disp))
+			return true
+		}
+		e.bytes(raw...)
+		return true
+	case m.Base == x86.RSP:
+		if in.OpSize != 64 || m.Index != insn.NoReg {
+			return false
+		}
+		e.rspTo(dst, int32(m.Disp))
+		return true
+	}
+	e.bytes(raw...)
+	return true
+}
+
+// str emits STOS and MOVS. ES:RDI takes no override, so RDI is folded around
+// the instruction.
+func (e *emitter) str(raw []byte, in *insn.Inst, pc uint64) bool {
+	if in.AddrSize != 64 || in.SegOverride {
+		return false
+	}
+	next := pc + uint64(in.Len)
+	e.save(0, x86.RDX)
+	e.mark(pc, RDX)
+	e.movImm(x86.RDX, Delta)
+	e.lea(x86.RDI, x86.RDI, x86.RDX, 0)
+	e.mark(pc, RDXFold)
+	if in.Op == insn.OpMOVS {
+		e.bytes(0x65)
+	}
+	e.bytes(raw...)
+	e.mark(next, RDXFold)
+	e.movImm(x86.RDX, 1<<64-Delta)
+	e.lea(x86.RDI, x86.RDI, x86.RDX, 0)
+	e.mark(next, RDX)
+	e.load(x86.RDX, 0)
+	return true
+}

@@ -1,0 +1,360 @@
+package direct
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"ring3/internal/bt"
+	"ring3/internal/cpu"
+	"ring3/internal/direct/stub"
+	"ring3/internal/host"
+	"ring3/internal/mmu"
+	"ring3/internal/x86"
+)
+
+// Kernel executes translated guest kernel code (package bt) in one stub
+// process, whose address space holds the upper half of the guest's, folded.
+// It is an Engine on the inside: the same stubs, books and flushes, with host
+// addresses (bt.Fold) in place of guest addresses. Extended state is no
+// business of it: kernel code that uses any is interpreted.
+type Kernel struct {
+	e *Engine
+	s *space
+	c codeCache
+
+	cr3   uint64 // of the last Run
+	stats KernelStats
+}
+
+// KernelStats counts what a Kernel did.
+type KernelStats struct {
+	Runs, Steps, Kicks uint64
+	Exits, Faults      uint64 // stops without and with a signal
+	Translated         uint64 // blocks
+	Dropped, Flushes   uint64
+	Chained, Misses    uint64
+	Learned            uint64 // instructions found to access user memory
+}
+
+// Stats returns the counters; on the vCPU thread.
+func (k *Kernel) Stats() KernelStats { return k.stats }
+
+// KernelExit says why Kernel.Run returned.
+type KernelExit uint8
+
+// Exits of a Kernel. State is complete and at an instruction boundary.
+const (
+	KernelKick KernelExit = iota
+	KernelStep            // the instruction at RIP must be interpreted
+	KernelDied
+)
+
+// NewKernel makes an engine for kernel code.
+func NewKernel(cfg Config) (*Kernel, error) {
+	cfg.kernel, cfg.MaxStubs = true, 1
+	e, err := New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kernel{e: e}
+	mem, err := host.MapShared(e.code.fd, cacheSize)
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	k.c.init(mem)
+	e.mem.AddCodeUser(k)
+	return k, nil
+}
+
+// Close ends the stub.
+func (k *Kernel) Close() error { return errors.Join(k.c.close(), k.e.Close()) }
+
+// Kick makes Run return soon; from any goroutine.
+func (k *Kernel) Kick() { k.e.Kick() }
+
+// Fits reports whether Run can execute from State.
+func (k *Kernel) Fits() bool {
+	st := k.e.state
+	const cr0 = x86.CR0PE | x86.CR0PG | x86.CR0WP
+	return st.CPL == 0 && st.RIP >= bt.Lowest && st.GPR[x86.RSP] >= bt.Lowest &&
+		st.Seg[x86.GS].Base >= bt.Lowest && st.Code64() && st.CR0&cr0 == cr0 &&
+		st.RFLAGS&(x86.FlagAC|x86.FlagTF|x86.FlagNT) == 0 && st.DR[7]&0xff == 0 &&
+		!st.InterruptShadow && !st.Halted
+}
+
+// start makes the stub and maps the translation cache in it.
+func (k *Kernel) start() error {
+	p, err := k.e.fork()
+	if err != nil {
+		return err
+	}
+	k.s = &space{p: p, leaves: map[uint64]*leaf{}}
+	k.e.byID, k.e.cur = []*space{k.s}, k.s
+	k.e.spaces[0] = k.s
+	k.c.place(p.base, p.z.prog.Exit)
+	sanitizeFPU(&k.e.fpu.Area, k.e.xmask, k.e.mxcsr)
+	copy(p.slot[stub.SlotXSave:], k.e.fpu.Area[:k.e.xsize])
+	if err := p.mmap(k.c.base, cacheSize, protRead|protExec, stub.FDCode, 0); err != nil {
+		return err
+	}
+	return p.execute()
+}
+
+// fail gives the stub up; the next Run makes a new one.
+func (k *Kernel) fail(err error) (KernelExit, error) {
+	if k.s != nil {
+		k.e.forgetSpace(k.s)
+		k.s.p.kill()
+		k.s = nil
+	}
+	k.c.flush()
+	return KernelDied, err
+}
+
+// Run executes kernel code from State, which must fit, until something else
+// must be done.
+func (k *Kernel) Run() (KernelExit, error) {
+	k.stats.Runs++
+	e := k.e
+	if k.s == nil {
+		if err := k.start(); err != nil {
+			return k.fail(err)
+		}
+	}
+	if e.state.CR3 != k.cr3 {
+		k.cr3 = e.state.CR3
+		k.Flush(Flush{Kind: FlushNonGlobal})
+	}
+	k.freshen()
+	for {
+		if e.pending.Swap(false) {
+			k.stats.Kicks++
+			return KernelKick, nil
+		}
+		b := k.block(e.state.RIP)
+		if b == nil || b.N == 0 {
+			k.stats.Steps++
+			return KernelStep, nil
+		}
+		if err := e.unmapGone(k.s); err != nil {
+			return k.fail(err)
+		}
+		step, err := k.enter(b)
+		if err != nil {
+			return k.fail(err)
+		}
+		if step {
+			k.stats.Steps++
+			return KernelStep, nil
+		}
+		if !k.Fits() {
+			return KernelStep, nil
+		}
+	}
+}
+
+// enter runs from block b on until the stub stops, and brings State up to
+// date. step says that the instruction at RIP must be interpreted.
+func (k *Kernel) enter(b *cached) (step bool, err error) {
+	e, p, st := k.e, k.s.p, k.e.state
+	c := p.ctl
+	c.GPR = st.GPR
+	rsp := bt.Fold(st.GPR[x86.RSP])
+	c.IRET = [5]uint64{b.host, selCS64, hostFlags(st.RFLAGS) &^ x86.FlagRF, rsp, selData}
+	c.FSBase, c.GSBase = bt.Fold(st.Seg[x86.GS].Base), bt.Delta
+	c.LoadSel = 0
+	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
+	c.FPU, c.SP = p.fpuAddr, p.sp
+	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
+	cmd := uint32(stub.CmdRun)
+	if len(p.calls) != 0 {
+		if err := p.post(); err != nil {
+			return false, err
+		}
+		cmd = stub.CmdCallsRun
+	}
+	e.setTarget(p.pid)
+	if e.pending.Load() {
+		e.setTarget(0)
+		return false, p.execute()
+	}
+	if err = p.command(cmd); err == nil {
+		err = p.wait(true)
+	}
+	e.setTarget(0)
+	if err != nil {
+		return false, err
+	}
+	reason := atomic.LoadUint32(&c.Reason)
+	if cmd == stub.CmdCallsRun {
+		if err := p.callsDone(reason == stub.ReasonKick); err != nil {
+			return false, err
+		}
+	}
+	switch reason {
+	case stub.ReasonExit:
+		k.stats.Exits++
+		for i := range st.GPR {
+			st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
+		}
+		st.GPR[x86.RSP] = bt.Unfold(st.GPR[x86.RSP])
+		st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS) &^ x86.FlagRF
+		return k.left(atomic.LoadUint32(&c.ExitID), atomic.LoadUint64(&c.Scratch[2]))
+	case stub.ReasonKick:
+		return false, nil
+	case stub.ReasonSignal:
+		return k.signalled()
+	}
+	return false, fmt.Errorf("%w: stopped in stub code for reason %d, signal %d", errDied, reason, atomic.LoadUint32(&c.Signo))
+}
+
+// signalled serves a stop by a signal.
+func (k *Kernel) signalled() (step bool, err error) {
+	k.stats.Faults++
+	e, p, st := k.e, k.s.p, k.e.state
+	segs := [2]cpu.Segment{st.Seg[x86.FS], st.Seg[x86.GS]}
+	cs, ss := st.Seg[x86.CS], st.Seg[x86.SS]
+	ds, es := st.Seg[x86.DS], st.Seg[x86.ES]
+	f, err := e.readFrame(p)
+	if err != nil {
+		return false, err
+	}
+	st.Seg[x86.FS], st.Seg[x86.GS], st.Seg[x86.CS], st.Seg[x86.SS] = segs[0], segs[1], cs, ss
+	st.Seg[x86.DS], st.Seg[x86.ES] = ds, es
+	st.RFLAGS &^= x86.FlagRF
+	st.GPR[x86.RSP] = bt.Unfold(st.GPR[x86.RSP])
+	at := st.RIP
+	b, m, ok := k.c.find(at)
+	if !ok {
+		return false, fmt.Errorf("%w: stopped at %#x, outside translations (signal %d, trap %d, cr2 %#x)", errDied, at, atomic.LoadUint32(&p.ctl.Signo), f.trap, f.cr2)
+	}
+	scratch := func(i int) uint64 { return atomic.LoadUint64(&p.ctl.Scratch[i]) }
+	st.RIP = m.RIP
+	switch m.Saved {
+	case bt.RCX:
+		st.GPR[x86.RCX] = scratch(0)
+	case bt.RDX:
+		st.GPR[x86.RDX] = scratch(0)
+	case bt.RDXFold:
+		st.GPR[x86.RDX] = scratch(0)
+		st.GPR[x86.RDI] = bt.Unfold(st.GPR[x86.RDI])
+	case bt.Target:
+		st.RIP = st.GPR[x86.RCX]
+		st.GPR[x86.RCX] = scratch(0)
+	case bt.TargetIn:
+		st.RIP = scratch(2)
+		st.GPR[x86.RCX], st.GPR[x86.RDX] = scratch(0), scratch(1)
+	}
+	signo := atomic.LoadUint32(&p.ctl.Signo)
+	if signo == stub.KickSignal {
+		return false, nil
+	}
+	if signo != sigSEGV || f.trap != x86.VecPF {
+		if signo == sigSEGV && f.trap == x86.VecGP {
+			k.learn(b, st.RIP) // a non-canonical address after folding
+		}
+		return true, nil
+	}
+	mapped, err := k.pageFault(f.cr2, uint32(f.err))
+	if !mapped && err == nil && bt.Unfold(f.cr2) < 1<<63 {
+		k.learn(b, st.RIP)
+	}
+	return !mapped, err
+}
+
+// learn makes the instruction at rip leave without a fault from now on.
+func (k *Kernel) learn(b *cached, rip uint64) {
+	if b == nil || k.c.slow[rip] {
+		return
+	}
+	k.stats.Learned++
+	k.c.slow[rip] = true
+	k.c.drop(b)
+}
+
+// pageFault maps the page at a host address if the guest may access it.
+func (k *Kernel) pageFault(addr uint64, code uint32) (mapped bool, err error) {
+	e, s := k.e, k.s
+	g := bt.Unfold(addr)
+	page := addr &^ (x86.PageSize - 1)
+	if g < bt.Lowest || !s.p.outside(page) {
+		return false, nil
+	}
+	f := fault{e.state.RIP, addr, code}
+	if f == e.lastFault {
+		if e.repeats++; e.repeats > maxRepeats {
+			e.repeats = 0
+			return false, nil
+		}
+	} else {
+		e.lastFault, e.repeats = f, 0
+	}
+	var acc mmu.Access
+	if code&x86.PFWrite != 0 {
+		acc = mmu.Write
+	}
+	t, _, ok := e.walk.Walk(e.state, g, acc)
+	if _, ram := e.mem.Offset(t.GPA); !ok || !ram || t.User {
+		return false, nil
+	}
+	gpa := t.GPA &^ (x86.PageSize - 1)
+	ent := entPresent | entry(gpa)
+	isCode := e.isCode(gpa)
+	switch {
+	case acc == mmu.Write && (isCode || !t.Writable):
+		return false, nil
+	case t.Writable && t.Dirty && !isCode:
+		ent |= entWrite
+		e.mem.AllowStubWrite(gpa)
+	}
+	if err := e.unmapGone(s); err != nil {
+		return false, err
+	}
+	if err := e.evict(s); err != nil {
+		return false, err
+	}
+	if !t.Global {
+		k.c.local[page>>leafShift<<leafShift] = true
+	}
+	first, n := k.grow(page, ent)
+	return true, e.install(s, first, n, ent-entry(page-first))
+}
+
+// grow extends a mapping to what is contiguous with it in the same 2 MiB.
+func (k *Kernel) grow(page uint64, ent entry) (first uint64, n int) {
+	e, s := k.e, k.s
+	t, ok := e.table(page)
+	if !ok {
+		return page, 1
+	}
+	fits := func(a uint64) bool {
+		want := ent + entry(a-page) // wraps for a below page, as it should
+		if s.get(a) != 0 || !s.p.outside(a) || !t.allows(index(a), want) {
+			return false
+		}
+		gpa := want.gpa()
+		if _, ram := e.mem.Offset(gpa); !ram || gpa>>32 != ent.gpa()>>32 {
+			return false
+		}
+		if ent&entWrite != 0 {
+			if e.isCode(gpa) {
+				return false
+			}
+			e.mem.AllowStubWrite(gpa)
+			return true
+		}
+		const wd = x86.PTEWrite | x86.PTEDirty
+		return t.pte(index(a))&wd != wd || e.isCode(gpa)
+	}
+	lo := page &^ (1<<leafShift - 1)
+	hi := lo + 1<<leafShift
+	first, end := page, page+x86.PageSize
+	for first > lo && fits(first-x86.PageSize) {
+		first -= x86.PageSize
+	}
+	for end < hi && fits(end) {
+		end += x86.PageSize
+	}
+	return first, int((end - first) / x86.PageSize)
+}

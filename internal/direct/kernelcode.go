@@ -1,0 +1,349 @@
+package direct
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"ring3/internal/bt"
+	"ring3/internal/direct/stub"
+	"ring3/internal/guestmem"
+	"ring3/internal/mmu"
+	"ring3/internal/x86"
+)
+
+// Layout of the translation cache, a memfd that the stub maps for execution
+// and the monitor for writing: the jump table (package bt), then code.
+const (
+	cacheSize  = 64 << 20
+	cacheOff   = 2 << 20 // from the base of the stub area
+	tagsOff    = 0
+	targetsOff = 8 * bt.TableSize
+	codeOff    = 16 * bt.TableSize
+)
+
+// cached is a translation in the cache.
+type cached struct {
+	*bt.Block
+	host uint64
+	gpa  uint64
+	dead bool
+	// The exits of other blocks that jump here.
+	from []exitRef
+	next *cached // of those with code from the same page
+}
+
+// exitRef is an exit by number.
+type exitRef struct {
+	b *cached
+	i int
+}
+
+// codeCache holds all translations.
+type codeCache struct {
+	mem    []byte
+	base   uint64 // host address in the stub
+	used   uint32
+	h      bt.Host
+	lookup *cached
+	blocks map[uint64]*cached   // by RIP
+	pages  map[uint64]*cached   // by guest-physical page: list
+	va     map[uint64]codePlace // by page of RIP
+	order  []*cached            // by host address
+	exits  []exitRef
+	slow   map[uint64]bool // instructions that must be interpreted
+
+	// What flushes left to compare: everything, or what is not global; and
+	// the 2 MiB of the stub's addresses with mappings that are not global.
+	stale, staleLocal bool
+	local             map[uint64]bool
+}
+
+// codePlace is what a page of code was translated from.
+type codePlace struct {
+	gpa    uint64
+	global bool
+}
+
+func (c *codeCache) init(mem []byte) {
+	c.mem = mem
+	c.slow, c.local = map[uint64]bool{}, map[uint64]bool{}
+}
+
+func (c *codeCache) close() error { return unix.Munmap(c.mem) }
+
+// place sets the addresses and empties the cache.
+func (c *codeCache) place(area, exit uint64) {
+	c.base = area + cacheOff
+	control := uint32(area)
+	c.h = bt.Host{
+		ExitID:  control + stub.ExitIDOff,
+		Scratch: control + stub.ScratchOff,
+		Exit:    exit,
+		Tags:    uint32(c.base + tagsOff),
+		Targets: uint32(c.base + targetsOff),
+		Lookup:  c.base + codeOff,
+	}
+	c.flush()
+}
+
+// flush forgets all translations. The stub must be stopped.
+func (c *codeCache) flush() {
+	c.blocks, c.pages, c.va = map[uint64]*cached{}, map[uint64]*cached{}, map[uint64]codePlace{}
+	c.order, c.exits = nil, nil
+	for i := range bt.TableSize {
+		c.setTag(i, bt.EmptyTag, 0)
+	}
+	c.used = codeOff
+	c.lookup = c.add(bt.Lookup(&c.h, 0))
+}
+
+// add puts a translation, made for this place, into the cache.
+func (c *codeCache) add(b *bt.Block) *cached {
+	x := &cached{Block: b, host: c.base + uint64(c.used)}
+	n := copy(c.mem[c.used:], b.Code)
+	b.Code = nil
+	c.order = append(c.order, x)
+	c.used = (c.used + uint32(n) + 15) &^ 15
+	for i := range b.Exits {
+		c.exits = append(c.exits, exitRef{x, i})
+	}
+	return x
+}
+
+// find is the translation with the code at a host address.
+func (c *codeCache) find(at uint64) (b *cached, m bt.Mark, ok bool) {
+	off := at - c.base
+	if off < codeOff || off >= uint64(c.used) {
+		return nil, m, false
+	}
+	lo, hi := 0, len(c.order)
+	for lo+1 < hi {
+		if mid := (lo + hi) / 2; c.order[mid].host <= at {
+			lo = mid
+		} else {
+			hi = mid
+		}
+	}
+	b = c.order[lo]
+	return b, b.At(uint32(at - b.host)), true
+}
+
+// block is the translation at rip, nil when there can be none.
+func (k *Kernel) block(rip uint64) *cached {
+	c := &k.c
+	if b := c.blocks[rip]; b != nil {
+		return b
+	}
+	if rip < bt.Lowest {
+		return nil
+	}
+	e := k.e
+	t, _, ok := e.walk.Walk(e.state, rip, mmu.Fetch)
+	if !ok {
+		return nil
+	}
+	n := x86.PageSize - rip&(x86.PageSize-1)
+	code, err := e.mem.Slice(t.GPA, n)
+	if err != nil {
+		return nil
+	}
+	page := t.GPA &^ (x86.PageSize - 1)
+	if v, ok := c.va[rip>>12]; ok && v.gpa != page {
+		k.dropVA(rip >> 12)
+	}
+	if c.used+bt.MaxCode > cacheSize {
+		k.stats.Flushes++
+		c.flush()
+	}
+	e.mem.MarkCode(page)
+	k.stats.Translated++
+	b := c.add(bt.Translate(&c.h, rip, code, c.base+uint64(c.used), uint32(len(c.exits)), func(a uint64) bool { return c.slow[a] }))
+	b.gpa = t.GPA
+	c.blocks[rip] = b
+	c.va[rip>>12] = codePlace{page, t.Global}
+	b.next = c.pages[page]
+	c.pages[page] = b
+	return b
+}
+
+// left serves an exit: rip is the target when the exit is that of the jump
+// table.
+func (k *Kernel) left(id uint32, rip uint64) (step bool, err error) {
+	c := &k.c
+	if int(id) >= len(c.exits) {
+		return false, fmt.Errorf("%w: exit %d of %d", errDied, id, len(c.exits))
+	}
+	x := c.exits[id]
+	st := k.e.state
+	if x.b == c.lookup {
+		k.stats.Misses++
+		st.RIP = rip
+		gen := c.lookup
+		if b := k.block(rip); b != nil && b.N != 0 && c.lookup == gen {
+			c.setTag(int(rip&(bt.TableSize-1)), -rip, b.host)
+		}
+		return false, nil
+	}
+	exit := &x.b.Exits[x.i]
+	st.RIP = exit.RIP
+	if exit.Kind == bt.ExitStep {
+		return true, nil
+	}
+	gen := c.lookup
+	if b := k.block(exit.RIP); b != nil && b.N != 0 && c.lookup == gen && !x.b.dead {
+		k.stats.Chained++
+		b.from = append(b.from, x)
+		c.patch(x, b.host)
+	}
+	return false, nil
+}
+
+// patch makes an exit jump to a host address.
+func (c *codeCache) patch(x exitRef, to uint64) {
+	e := &x.b.Exits[x.i]
+	at := x.b.host + uint64(e.Patch)
+	c.put32(at-c.base, uint32(to-(at+4)))
+}
+
+// drop forgets a translation.
+func (c *codeCache) drop(b *cached) {
+	if b.dead || b == c.lookup {
+		return
+	}
+	b.dead = true
+	for _, x := range b.from {
+		if !x.b.dead {
+			c.patch(x, x.b.host+uint64(x.b.Exits[x.i].Stub))
+		}
+	}
+	b.from = nil
+	if i := int(b.RIP & (bt.TableSize - 1)); c.tag(i) == -b.RIP {
+		c.setTag(i, bt.EmptyTag, 0)
+	}
+	if c.blocks[b.RIP] == b {
+		delete(c.blocks, b.RIP)
+	}
+	page := b.gpa &^ (x86.PageSize - 1)
+	if c.pages[page] == b {
+		if b.next == nil {
+			delete(c.pages, page)
+		} else {
+			c.pages[page] = b.next
+		}
+		return
+	}
+	for q := c.pages[page]; q != nil; q = q.next {
+		if q.next == b {
+			q.next = b.next
+			return
+		}
+	}
+}
+
+// dropVA drops the translations of one page of addresses.
+func (k *Kernel) dropVA(page uint64) {
+	c := &k.c
+	v := c.va[page]
+	delete(c.va, page)
+	for b := c.pages[v.gpa]; b != nil; {
+		next := b.next
+		if b.RIP>>12 == page {
+			k.stats.Dropped++
+			c.drop(b)
+		}
+		b = next
+	}
+}
+
+var _ guestmem.CodeUser = (*Kernel)(nil)
+
+// DropCode implements guestmem.CodeUser.
+func (k *Kernel) DropCode(gpa uint64, n int) (left bool) {
+	c := &k.c
+	page := gpa &^ (x86.PageSize - 1)
+	for b := c.pages[page]; b != nil; {
+		next := b.next
+		// A block that ends at an instruction it could not decode depends on
+		// the bytes of that one too.
+		if b.gpa < gpa+uint64(n) && gpa < b.gpa+b.Len+15 {
+			k.stats.Dropped++
+			c.drop(b)
+		}
+		b = next
+	}
+	return c.pages[page] != nil
+}
+
+// PageBecameCode implements guestmem.CodeUser.
+func (k *Kernel) PageBecameCode(gpa uint64) {}
+
+// RevokeStubWrite implements guestmem.CodeUser.
+func (k *Kernel) RevokeStubWrite(gpa uint64) { k.e.RevokeStubWrite(gpa) }
+
+// Flush tells that the guest invalidated translations.
+func (k *Kernel) Flush(f Flush) {
+	s := k.s
+	if s == nil {
+		return
+	}
+	switch f.Kind {
+	case FlushPage:
+		if f.Addr < bt.Lowest {
+			return
+		}
+		if len(s.stalePages) < maxStalePages {
+			s.stalePages = append(s.stalePages, bt.Fold(f.Addr)&^(x86.PageSize-1))
+			return
+		}
+		s.stale, k.c.stale = true, true
+	case FlushAll:
+		s.stale, k.c.stale = true, true
+	default:
+		k.c.staleLocal = true
+	}
+}
+
+// freshen compares mappings and translations with the page tables, as far as
+// flushes demand it.
+func (k *Kernel) freshen() {
+	e, s, c := k.e, k.s, &k.c
+	if c.staleLocal && !c.stale {
+		if e.state.CR4&x86.CR4PGE == 0 {
+			s.stale, c.stale = true, true
+		} else {
+			for base := range c.local {
+				if l := s.leaves[base]; l != nil {
+					e.checkLeaf(s, l)
+				} else {
+					delete(c.local, base)
+				}
+			}
+		}
+	}
+	for _, a := range s.stalePages {
+		k.checkVA(bt.Unfold(a) >> 12)
+	}
+	if c.stale || c.staleLocal {
+		for page, v := range c.va {
+			if c.stale || !v.global {
+				k.checkVA(page)
+			}
+		}
+	}
+	c.stale, c.staleLocal = false, false
+	s.pcid = e.pcid()
+	e.freshen(s)
+}
+
+// checkVA drops the translations of a page that is not where it was.
+func (k *Kernel) checkVA(page uint64) {
+	v, ok := k.c.va[page]
+	if !ok {
+		return
+	}
+	t, _, ok := k.e.walk.Walk(k.e.state, page<<12, mmu.Fetch|mmu.Probe)
+	if !ok || t.GPA != v.gpa {
+		k.dropVA(page)
+	}
+}

@@ -1,0 +1,19 @@
+package direct
+
+import (
+	"encoding/binary"
+
+	"ring3/internal/guestmem"
+)
+
+func (c *codeCache) put32(off uint64, v uint32) { binary.LittleEndian.PutUint32(c.mem[off:], v) }
+
+func (c *codeCache) tag(i int) uint64 { return binary.LittleEndian.Uint64(c.mem[tagsOff+8*i:]) }
+
+func (c *codeCache) setTag(i int, tag, host uint64) {
+	binary.LittleEndian.PutUint64(c.mem[tagsOff+8*i:], tag)
+	binary.LittleEndian.PutUint64(c.mem[targetsOff+8*i:], host)
+}
+
+// isCode reports whether some engine took code from a page of RAM.
+func (e *Engine) isCode(gpa uint64) bool { return e.mem.Flags(gpa)&guestmem.PageCode != 0 }

@@ -1,0 +1,35 @@
+package vcpu
+
+import (
+	"fmt"
+
+	"ring3/internal/direct"
+	"ring3/internal/interp"
+)
+
+// runTranslated runs kernel code translated where that is possible, and
+// interprets a block where it is not, until the guest returns to user mode or
+// something must be looked at.
+func (v *VCPU) runTranslated() error {
+	for {
+		if v.kernel.Fits() {
+			x, err := v.kernel.Run()
+			switch x {
+			case direct.KernelKick:
+				return nil
+			case direct.KernelDied:
+				v.log.Warn("the stub of the kernel died", "rip", fmt.Sprintf("%#x", v.cpu.RIP), "err", err)
+				if v.deaths++; v.deaths > maxDeaths {
+					return fmt.Errorf("stub processes keep dying: %w", err)
+				}
+			}
+		}
+		if v.timed {
+			v.c.kernelSteps[v.cpu.OpAt()]++
+		}
+		// A budget of one instruction is one block.
+		if e := v.cpu.Run(1); e != interp.ExitBudget {
+			return v.interpreted(e)
+		}
+	}
+}
