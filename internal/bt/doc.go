@@ -46,7 +46,10 @@ type Host struct {
 	ExitID  uint32 // word that says which exit was taken
 	Scratch uint32 // four quadwords
 	Exit    uint64 // the stub's exit routine
-	Tags    uint32 // jump table: 1<<16 negated guest addresses
+	IF      uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
+	Want    uint32 // quadword: not 0 when an interrupt waits for IF
+	Mask    uint32 // quadword TableSize-1
+	Tags    uint32 // jump table: TableSize negated guest addresses
 	Targets uint32 // and host addresses
 	Lookup  uint64 // the routine of Host.LookupCode
 }
@@ -62,6 +65,8 @@ const (
 	Target         // RCX is in Scratch[0]; RIP is in RCX
 	TargetIn       // RCX, RDX are in Scratch[0] and [1], RIP in Scratch[2]
 	RDX            // RDX is in Scratch[0]
+	Two            // RCX and RDX are in Scratch[0] and [1]
+	TwoPush        // the same, and RSP is 8 too low
 )
 
 // Mark says what the guest state is from an offset in a block on.

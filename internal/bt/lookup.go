@@ -3,9 +3,9 @@ package bt
 import "ring3/internal/x86"
 
 // The jump table maps guest addresses of indirect branches to host addresses.
-// Its index is the low 16 bits of the guest address.
+// Its index is the low bits of the guest address.
 const (
-	TableSize = 1 << 16
+	TableSize = 1 << 18
 	// EmptyTag is in the tags of empty entries: no branch goes to -1.
 	EmptyTag = 1
 )
@@ -19,7 +19,7 @@ func Lookup(h *Host, id uint32) *Block {
 	e.save(1, x86.RDX)
 	e.save(2, x86.RCX)
 	e.mark(0, TargetIn)
-	e.bytes(0x0f, 0xb7, 0xd1)       // movzx edx, cx
+	e.index()
 	e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Tags+rdx*8]
 	e.imm32(h.Tags)
 	e.bytes(0x48, 0x8d, 0x0c, 0x11) // lea rcx, [rcx+rdx]
@@ -30,8 +30,8 @@ func Lookup(h *Host, id uint32) *Block {
 	e.b.Exits = []Exit{{Kind: ExitChain}}
 	e.leave(0)
 	e.out[jrcxz-1] = byte(len(e.out) - jrcxz)
-	e.bytes(0x0f, 0xb7, 0x14, 0x25) // movzx edx, word [Scratch+16]
-	e.imm32(h.Scratch + 16)
+	e.load(x86.RCX, 2)
+	e.index()
 	e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Targets+rdx*8]
 	e.imm32(h.Targets)
 	e.save(3, x86.RDX)
@@ -41,4 +41,10 @@ func Lookup(h *Host, id uint32) *Block {
 	e.imm32(h.Scratch + 24)
 	e.b.Code = e.out
 	return e.b
+}
+
+// index emits PEXT RDX, RCX, [Mask]: VEX.LZ.F3.0F38.W1 F5 /r, no flags.
+func (e *emitter) index() {
+	e.bytes(0xc4, 0xe2, 0xf2, 0xf5, 0x14, 0x25)
+	e.imm32(e.h.Mask)
 }

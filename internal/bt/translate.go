@@ -42,6 +42,10 @@ func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, slow func
 		e.mark(pc, None)
 		start, exits, marks := len(e.out), len(b.Exits), len(b.Marks)
 		done, end := e.inst(rest[:in.Len], &in, pc)
+		if in.Op == insn.OpSTI && plain(rest[in.Len:]) {
+			e.sti(pc)
+			done = true
+		}
 		if !done {
 			e.out, b.Exits, b.Marks = e.out[:start], b.Exits[:exits], b.Marks[:marks]
 			e.step(pc)
@@ -79,6 +83,16 @@ func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
 	c := in.Enc.Class
 	if c == insn.Branch {
 		return e.branch(raw, in, pc, next), true
+	}
+	switch {
+	case in.Op == insn.OpCLI:
+		e.bytes(0x48, 0xc7, 0x04, 0x25) // mov qword [IF], -FlagIF
+		e.imm32(e.h.IF)
+		e.imm32(1<<32 - x86.FlagIF)
+		return true, false
+	case in.Op == insn.OpPUSHF && in.OpSize == 64:
+		e.pushf(pc, next)
+		return true, false
 	}
 	if c != insn.Innocuous || in.OpSize == 16 && (in.Op == insn.OpPUSH || in.Op == insn.OpPOP) {
 		return false, false

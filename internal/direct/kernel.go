@@ -23,6 +23,10 @@ type Kernel struct {
 	s *space
 	c codeCache
 
+	// Waits is set before Run when an interrupt waits for RFLAGS.IF: Run then
+	// stops at the STI that would open the window.
+	Waits bool
+
 	cr3   uint64 // of the last Run
 	stats KernelStats
 }
@@ -52,6 +56,9 @@ const (
 
 // NewKernel makes an engine for kernel code.
 func NewKernel(cfg Config) (*Kernel, error) {
+	if _, b, _, _ := host.CPUID(7, 0); b>>8&1 == 0 {
+		return nil, errors.New("the processor lacks BMI2, which translated code uses")
+	}
 	cfg.kernel, cfg.MaxStubs = true, 1
 	e, err := New(cfg)
 	if err != nil {
@@ -79,7 +86,7 @@ func (k *Kernel) Fits() bool {
 	const cr0 = x86.CR0PE | x86.CR0PG | x86.CR0WP
 	return st.CPL == 0 && st.RIP >= bt.Lowest && st.GPR[x86.RSP] >= bt.Lowest &&
 		st.Seg[x86.GS].Base >= bt.Lowest && st.Code64() && st.CR0&cr0 == cr0 &&
-		st.RFLAGS&(x86.FlagAC|x86.FlagTF|x86.FlagNT) == 0 && st.DR[7]&0xff == 0 &&
+		st.RFLAGS&(x86.FlagAC|x86.FlagTF|x86.FlagNT|x86.FlagIOPL) == 0 && st.DR[7]&0xff == 0 &&
 		!st.InterruptShadow && !st.Halted
 }
 
@@ -164,6 +171,13 @@ func (k *Kernel) enter(b *cached) (step bool, err error) {
 	c.IRET = [5]uint64{b.host, selCS64, hostFlags(st.RFLAGS) &^ x86.FlagRF, rsp, selData}
 	c.FSBase, c.GSBase = bt.Fold(st.Seg[x86.GS].Base), bt.Delta
 	c.LoadSel = 0
+	c.IF, c.Want, c.Mask = 0, 0, bt.TableSize-1
+	if st.RFLAGS&x86.FlagIF == 0 {
+		c.IF = 1<<64 - x86.FlagIF
+	}
+	if k.Waits {
+		c.Want = 1
+	}
 	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
 	c.FPU, c.SP = p.fpuAddr, p.sp
 	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
@@ -185,6 +199,10 @@ func (k *Kernel) enter(b *cached) (step bool, err error) {
 	e.setTarget(0)
 	if err != nil {
 		return false, err
+	}
+	st.RFLAGS |= x86.FlagIF
+	if atomic.LoadUint64(&c.IF) != 0 {
+		st.RFLAGS &^= x86.FlagIF
 	}
 	reason := atomic.LoadUint32(&c.Reason)
 	if cmd == stub.CmdCallsRun {
@@ -239,6 +257,11 @@ func (k *Kernel) signalled() (step bool, err error) {
 	case bt.RDXFold:
 		st.GPR[x86.RDX] = scratch(0)
 		st.GPR[x86.RDI] = bt.Unfold(st.GPR[x86.RDI])
+	case bt.Two, bt.TwoPush:
+		st.GPR[x86.RCX], st.GPR[x86.RDX] = scratch(0), scratch(1)
+		if m.Saved == bt.TwoPush {
+			st.GPR[x86.RSP] += 8
+		}
 	case bt.Target:
 		st.RIP = st.GPR[x86.RCX]
 		st.GPR[x86.RCX] = scratch(0)

@@ -57,6 +57,7 @@ type codeCache struct {
 	// the 2 MiB of the stub's addresses with mappings that are not global.
 	stale, staleLocal bool
 	local             map[uint64]bool
+	vaLocal           map[uint64]bool // pages of va that are not global
 }
 
 // codePlace is what a page of code was translated from.
@@ -79,6 +80,9 @@ func (c *codeCache) place(area, exit uint64) {
 	c.h = bt.Host{
 		ExitID:  control + stub.ExitIDOff,
 		Scratch: control + stub.ScratchOff,
+		IF:      control + stub.IFOff,
+		Want:    control + stub.WantOff,
+		Mask:    control + stub.MaskOff,
 		Exit:    exit,
 		Tags:    uint32(c.base + tagsOff),
 		Targets: uint32(c.base + targetsOff),
@@ -90,6 +94,7 @@ func (c *codeCache) place(area, exit uint64) {
 // flush forgets all translations. The stub must be stopped.
 func (c *codeCache) flush() {
 	c.blocks, c.pages, c.va = map[uint64]*cached{}, map[uint64]*cached{}, map[uint64]codePlace{}
+	c.vaLocal = map[uint64]bool{}
 	c.order, c.exits = nil, nil
 	for i := range bt.TableSize {
 		c.setTag(i, bt.EmptyTag, 0)
@@ -162,6 +167,9 @@ func (k *Kernel) block(rip uint64) *cached {
 	b.gpa = t.GPA
 	c.blocks[rip] = b
 	c.va[rip>>12] = codePlace{page, t.Global}
+	if !t.Global {
+		c.vaLocal[rip>>12] = true
+	}
 	b.next = c.pages[page]
 	c.pages[page] = b
 	return b
@@ -246,6 +254,7 @@ func (k *Kernel) dropVA(page uint64) {
 	c := &k.c
 	v := c.va[page]
 	delete(c.va, page)
+	delete(c.vaLocal, page)
 	for b := c.pages[v.gpa]; b != nil; {
 		next := b.next
 		if b.RIP>>12 == page {
@@ -324,11 +333,13 @@ func (k *Kernel) freshen() {
 	for _, a := range s.stalePages {
 		k.checkVA(bt.Unfold(a) >> 12)
 	}
-	if c.stale || c.staleLocal {
-		for page, v := range c.va {
-			if c.stale || !v.global {
-				k.checkVA(page)
-			}
+	if c.stale {
+		for page := range c.va {
+			k.checkVA(page)
+		}
+	} else if c.staleLocal {
+		for page := range c.vaLocal {
+			k.checkVA(page)
 		}
 	}
 	c.stale, c.staleLocal = false, false

@@ -13,6 +13,7 @@ import (
 func (v *VCPU) runTranslated() error {
 	for {
 		if v.kernel.Fits() {
+			v.kernel.Waits = v.cpu.WantWindow
 			x, err := v.kernel.Run()
 			switch x {
 			case direct.KernelKick:

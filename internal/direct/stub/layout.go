@@ -103,6 +103,9 @@ type Control struct {
 	ExitID  uint32 // which exit of a translation was taken
 	_       uint32
 	Scratch [4]uint64 // registers and targets on the way through a translation
+	IF      uint64    // 0 when the guest's RFLAGS.IF is set, else -FlagIF
+	Want    uint64    // not 0: an interrupt waits for IF
+	Mask    uint64    // bits of a target that index the jump table
 }
 
 // Offsets in Control that the program uses; layout_test.go checks them.
@@ -129,16 +132,21 @@ const (
 	oIRET       = 0xf8
 	oExitID     = 0x120
 	oScratch    = 0x128
+	oIF         = 0x148
+	oWant       = 0x150
+	oMask       = 0x158
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
 const DescOff = ControlOff + oDesc
 
-// ExitIDOff and ScratchOff are the offsets of those words in the area, for
-// translated code.
+// Offsets of words in the area that translated code uses.
 const (
 	ExitIDOff  = ControlOff + oExitID
 	ScratchOff = ControlOff + oScratch
+	IFOff      = ControlOff + oIF
+	WantOff    = ControlOff + oWant
+	MaskOff    = ControlOff + oMask
 )
 
 // MaxCalls is the capacity of the call list.

@@ -33,6 +33,11 @@ func TestControlOffsets(t *testing.T) {
 		{"Ready", unsafe.Offsetof(c.Ready), oReady},
 		{"GPR", unsafe.Offsetof(c.GPR), oGPR},
 		{"IRET", unsafe.Offsetof(c.IRET), oIRET},
+		{"ExitID", unsafe.Offsetof(c.ExitID), oExitID},
+		{"Scratch", unsafe.Offsetof(c.Scratch), oScratch},
+		{"IF", unsafe.Offsetof(c.IF), oIF},
+		{"Want", unsafe.Offsetof(c.Want), oWant},
+		{"Mask", unsafe.Offsetof(c.Mask), oMask},
 		{"size of Call", unsafe.Sizeof(Call{}), 64},
 	} {
 		if o.got != o.want {
