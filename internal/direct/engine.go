@@ -172,6 +172,13 @@ func (e *Engine) Close() error {
 	return errors.Join(e.slots.close(), e.code.close())
 }
 
+// Rest tells the engine that Run will not be called for a while.
+func (e *Engine) Rest() {
+	if e.cur != nil {
+		e.cur.p.quiet()
+	}
+}
+
 // Kick makes Run return ExitKick soon, also when it is called just before
 // Run. It may be called from any goroutine.
 //

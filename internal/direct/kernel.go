@@ -80,6 +80,13 @@ func (k *Kernel) Close() error { return errors.Join(k.c.close(), k.e.Close()) }
 // Kick makes Run return soon; from any goroutine.
 func (k *Kernel) Kick() { k.e.Kick() }
 
+// Rest tells that Run will not be called for a while.
+func (k *Kernel) Rest() {
+	if k.s != nil {
+		k.s.p.quiet()
+	}
+}
+
 // Fits reports whether Run can execute from State.
 func (k *Kernel) Fits() bool {
 	st := k.e.state

@@ -7,10 +7,23 @@ import (
 	"ring3/internal/interp"
 )
 
+// grace is how many instructions are interpreted after user code has left,
+// before the kernel's stub is woken: most system calls end earlier. Three
+// parties that spin for each other need three processors.
+const grace = 4000
+
 // runTranslated runs kernel code translated where that is possible, and
 // interprets a block where it is not, until the guest returns to user mode or
 // something must be looked at.
 func (v *VCPU) runTranslated() error {
+	if v.fromUser {
+		v.fromUser = false
+		if e := v.cpu.Run(grace); e != interp.ExitBudget {
+			return v.interpreted(e)
+		}
+		v.user.Rest()
+	}
+	defer v.kernel.Rest()
 	for {
 		if v.kernel.Fits() {
 			v.kernel.Waits = v.cpu.WantWindow

@@ -69,14 +69,16 @@ type VCPU struct {
 	cpu    *interp.CPU
 	user   *direct.Engine
 	kernel *direct.Kernel // nil: kernel code is interpreted
-	intr   InterruptSource
-	timed  bool
-	log    *slog.Logger
-	end    atomic.Uint32
-	wake   chan struct{}
-	calls  chan func()   // to be made on the vCPU thread
-	done   chan struct{} // closed when Run has returned
-	deaths int
+	// fromUser is set when user code ran since kernel code was last looked at.
+	fromUser bool
+	intr     InterruptSource
+	timed    bool
+	log      *slog.Logger
+	end      atomic.Uint32
+	wake     chan struct{}
+	calls    chan func()   // to be made on the vCPU thread
+	done     chan struct{} // closed when Run has returned
+	deaths   int
 
 	c counters
 }
@@ -225,6 +227,7 @@ func (v *VCPU) step() {
 
 // runUser runs guest user code directly until it leaves.
 func (v *VCPU) runUser() error {
+	v.fromUser = true
 	v.resumed()
 	e := v.user.Run()
 	v.left(e)
