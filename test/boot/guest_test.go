@@ -24,9 +24,10 @@ const defaults = "console=ttyS0 panic=-1 mitigations=off cryptomgr.notests"
 
 // guest describes a machine that runs one command.
 type guest struct {
-	flavour string // kernel flavour of the store
-	memory  uint64 // bytes, 512 MiB if 0
-	cmdline string // defaults if empty
+	flavour string         // kernel flavour of the store
+	memory  uint64         // bytes, 512 MiB if 0
+	cmdline string         // defaults if empty
+	engine  machine.Engine // that of RING3_TEST_ENGINE, or the default, if empty
 	files   []initramfs.File
 	stdin   []byte
 	args    []string
@@ -82,6 +83,9 @@ func (g guest) run(t *testing.T) outcome {
 	if g.cmdline == "" {
 		g.cmdline = defaults
 	}
+	if g.engine == "" {
+		g.engine = machine.Engine(os.Getenv("RING3_TEST_ENGINE"))
+	}
 	if g.timeout == 0 {
 		g.timeout = 2 * time.Minute
 	}
@@ -101,6 +105,7 @@ func (g guest) run(t *testing.T) outcome {
 		Cache:  store.Cache(),
 		Serial: [4]io.Writer{&console, &stdout, &stderr, ctl},
 		Timed:  true,
+		Engine: g.engine,
 	})
 	if err != nil {
 		t.Fatal(err)
