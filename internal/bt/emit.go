@@ -13,6 +13,7 @@ type emitter struct {
 	at   uint64 // host address of out[0]
 	id   uint32 // of the first exit
 	out  []byte
+	rest []byte // guest code behind the instruction
 	b    *Block
 	tail []jump
 }

@@ -41,6 +41,7 @@ func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, slow func
 		}
 		e.mark(pc, None)
 		start, exits, marks := len(e.out), len(b.Exits), len(b.Marks)
+		e.rest = rest[in.Len:]
 		done, end := e.inst(rest[:in.Len], &in, pc)
 		if in.Op == insn.OpSTI && plain(rest[in.Len:]) {
 			e.sti(pc)
@@ -154,19 +155,43 @@ func (e *emitter) rspInst(raw []byte, in *insn.Inst, pc uint64) bool {
 		if dst.Kind != insn.ArgGPR || dst.Reg != x86.RSP || src.Kind != insn.ArgImm {
 			return false
 		}
-		// Flags: carry, zero and sign of the folded result may differ, but no
-		// compiler tests those of a stack adjustment.
+		if !signDead(e.rest) {
+			return false
+		}
 		e.bytes(raw...)
 		return true
 	case insn.OpAND:
 		// Delta is a multiple of 2^36.
-		if dst.Kind != insn.ArgGPR || dst.Reg != x86.RSP || src.Kind != insn.ArgImm || in.Imm >= 0 {
+		if dst.Kind != insn.ArgGPR || dst.Reg != x86.RSP || src.Kind != insn.ArgImm || in.Imm >= 0 || !signDead(e.rest) {
 			return false
 		}
 		e.bytes(raw...)
 		return true
 	}
 	return false
+}
+
+// signDead reports whether SF is not looked at before it is written, in the
+// code that follows. It is the one flag that stack arithmetic sets by the top
+// bit of RSP, which folding changes. No call or return passes it on.
+func signDead(code []byte) bool {
+	var in insn.Inst
+	for range 32 {
+		if insn.Decode(code, insn.Mode64, &in) != nil {
+			return true // behind the page
+		}
+		const sf = 1 << 7
+		switch {
+		case in.Enc.FlagsRead&sf != 0, in.Op == insn.OpPUSHF, in.Op == insn.OpLAHF:
+			return false
+		case (in.Enc.FlagsWritten|in.Enc.FlagsUndef)&sf != 0, in.Op == insn.OpJMP, in.Op == insn.OpCALL, in.Op == insn.OpRET:
+			return true
+		case in.Enc.Class == insn.Branch:
+			return false // one way may look at it
+		}
+		code = code[in.Len:]
+	}
+	return true
 }
 
 // leaInst emits LEA, which has no memory access.

@@ -1,0 +1,180 @@
+package bt
+
+import (
+	"encoding/hex"
+	"strings"
+	"testing"
+
+	"ring3/internal/x86"
+	"ring3/internal/x86/insn"
+)
+
+var host = Host{ExitID: 0x1000, Scratch: 0x1008, Exit: 0x2000, IF: 0x1028, Want: 0x1030, Mask: 0x1038,
+	Tags: 0x100000, Targets: 0x300000, Lookup: 0x500000}
+
+const at = 0x600000
+
+func translate(t *testing.T, code string) *Block {
+	t.Helper()
+	b, err := hex.DecodeString(strings.ReplaceAll(code, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Translate(&host, 0xffffffff81000000, b, at, 7, func(uint64) bool { return false })
+}
+
+// TestForms translates single instructions, each followed by HLT, which is
+// interpreted, and compares the bytes before that exit.
+func TestForms(t *testing.T) {
+	for _, c := range []struct{ name, guest, want string }{
+		{"register", "4801d8", "4801d8"},
+		{"load", "488b07", "65488b07"},
+		{"store through rbp", "48894508", "6548894508"},
+		{"stack needs no prefix", "48894424 08", "4889442408"},
+		{"locked", "f048ff07", "65f048ff07"},
+		{"operand size", "66c7070100", "6566c7070100"},
+		{"DS dropped", "3e488b07", "65488b07"},
+		{"per-CPU absolute", "65488b042528000000", "64488b042528000000"},
+		{"RIP-relative", "488b0500000100", "65488b0425 07000181"},
+		{"RIP-relative with an immediate", "c7050000010002000000", "65c70425 0a000181 02000000"},
+		{"lea RIP-relative", "488d0500000100", "48b8 07000181ffffffff"},
+		{"lea of the stack", "488d442408", "48b8 08000000f087ffff 488d8404 00000000"},
+		{"mov from rsp", "4889e5", "48bd 00000000f087ffff 488dac2c 00000000"},
+		{"stack adjustment", "4883ec18", "4883ec18"},
+		{"align", "4883e4f0", "4883e4f0"},
+		{"nop dropped", "0f1f440000", ""},
+		{"endbr dropped", "f30f1efa", ""},
+		{"cli", "fa", "48c70425 28100000 00feffff"},
+		{"push memory", "ff7708", "65ff7708"},
+	} {
+		b := translate(t, c.guest+"f4")
+		x := b.Exits[len(b.Exits)-1]
+		if x.Kind != ExitStep || x.RIP != 0xffffffff81000000+uint64(len(strings.ReplaceAll(c.guest, " ", ""))/2) {
+			t.Errorf("%s: exit %+v", c.name, x)
+			continue
+		}
+		got := hex.EncodeToString(b.Code[:b.Marks[len(b.Marks)-1].Off])
+		if want := strings.ReplaceAll(c.want, " ", ""); got != want {
+			t.Errorf("%s: %s, want %s", c.name, got, want)
+		}
+	}
+}
+
+// TestInterpreted lists what must not be translated.
+func TestInterpreted(t *testing.T) {
+	for _, c := range []struct{ name, guest string }{
+		{"hlt", "f4"},
+		{"in", "ec"},
+		{"mov cs", "8cc8"},
+		{"mov cr3", "0f20d8"},
+		{"rdtsc", "0f31"},
+		{"cpuid", "0fa2"},
+		{"swapgs", "0f01f8"},
+		{"sti; hlt", "fbf4"},
+		{"popf", "9d"},
+		{"iretq", "48cf"},
+		{"syscall", "0f05"},
+		{"sgdt", "0f0100"},
+		{"vector", "660fefc0"},
+		{"x87", "d9e8"},
+		{"fs operand", "64488b00"},
+		{"32-bit address", "67488b00"},
+		{"push rsp", "54"},
+		{"pop rsp", "5c"},
+		{"store of rsp", "488927"},
+		{"wrgsbase", "f3480faed8"},
+		{"rdpid", "f30fc7f8"},
+		{"ud2", "0f0b"},
+		{"far return", "48cb"},
+		{"truncated", "48"},
+	} {
+		if b := translate(t, c.guest); b.N != 0 || len(b.Exits) != 1 || b.Exits[0].Kind != ExitStep {
+			t.Errorf("%s: %d translated, exits %+v", c.name, b.N, b.Exits)
+		}
+	}
+}
+
+// TestFlagless decodes everything that is emitted around guest instructions:
+// nothing of it may write a flag.
+func TestFlagless(t *testing.T) {
+	for _, code := range []string{
+		"4889e5", "4889ec", "488d6424f8", "488d65e8", "c9", "f348ab", "48a5", "f3a4", "9c", "fb90",
+		"c3", "ffe0", "ff10", "ff5020", "ff542410", "e800010000", "7410", "eb05", "41ff14c7",
+	} {
+		b := translate(t, code+"90f4")
+		for pos := 0; pos < len(b.Code); {
+			var in insn.Inst
+			if err := insn.Decode(b.Code[pos:], insn.Mode64, &in); err != nil {
+				t.Fatalf("%s: at %d of %x: %v", code, pos, b.Code, err)
+			}
+			if in.Enc.FlagsWritten|in.Enc.FlagsUndef != 0 {
+				t.Errorf("%s: %v writes flags", code, in.Op)
+			}
+			pos += int(in.Len)
+		}
+	}
+	l := Lookup(&host, 0)
+	for pos := 0; pos < len(l.Code); {
+		var in insn.Inst
+		if err := insn.Decode(l.Code[pos:], insn.Mode64, &in); err != nil {
+			t.Fatalf("lookup: at %d of %x: %v", pos, l.Code, err)
+		}
+		if in.Enc.FlagsWritten|in.Enc.FlagsUndef != 0 {
+			t.Errorf("lookup: %v writes flags", in.Op)
+		}
+		pos += int(in.Len)
+	}
+}
+
+// TestMarks checks that every offset of a block has a mark and that the marks
+// are in order.
+func TestMarks(t *testing.T) {
+	b := translate(t, "9c4889e548ab740248f7d8c3")
+	last := int64(-1)
+	for _, m := range b.Marks {
+		if int64(m.Off) <= last {
+			t.Fatalf("marks %+v", b.Marks)
+		}
+		last = int64(m.Off)
+	}
+	if b.Marks[0].Off != 0 {
+		t.Errorf("first mark %+v", b.Marks[0])
+	}
+	if m := b.At(0); m.RIP != 0xffffffff81000000 {
+		t.Errorf("mark of offset 0: %+v", m)
+	}
+	if len(b.Exits) != 2 {
+		t.Errorf("exits %+v", b.Exits)
+	}
+}
+
+func TestFold(t *testing.T) {
+	if Fold(Lowest) != Low || Unfold(Low) != Lowest {
+		t.Errorf("lowest address %#x folds to %#x", uint64(Lowest), Fold(Lowest))
+	}
+	for _, g := range []uint64{0xffff888000000000, 0xffffc90000000000, 0xffffffff81000000, 0xffffffffffffffff} {
+		if h := Fold(g); h < Low || h >= 1<<47 || Unfold(h) != g {
+			t.Errorf("%#x folds to %#x", g, h)
+		}
+	}
+	if Delta%x86.PageSize != 0 || Delta%(1<<36) != 0 {
+		t.Error("folding moves less than AND of RSP keeps")
+	}
+}
+
+// FuzzTranslate wants no panic and blocks whose exits and marks make sense.
+func FuzzTranslate(f *testing.F) {
+	f.Add([]byte{0x48, 0x8b, 0x07, 0xff, 0x14, 0x25, 0, 0, 0, 0})
+	f.Add([]byte{0xfb, 0xc3, 0x9c, 0xf3, 0x48, 0xab})
+	f.Fuzz(func(t *testing.T, code []byte) {
+		b := Translate(&host, 0xffffffff81000000, code, at, 0, func(uint64) bool { return false })
+		if len(b.Code) > MaxCode || len(b.Marks) == 0 || b.Marks[0].Off != 0 {
+			t.Fatalf("%d bytes, marks %+v", len(b.Code), b.Marks)
+		}
+		for _, x := range b.Exits {
+			if x.Kind == ExitChain && (int(x.Stub) >= len(b.Code) || int(x.Patch) >= len(b.Code)) {
+				t.Fatalf("exit %+v of %d bytes", x, len(b.Code))
+			}
+		}
+	})
+}
