@@ -9,7 +9,7 @@ import (
 	"ring3/internal/x86/insn"
 )
 
-var host = Host{ExitID: 0x1000, Scratch: 0x1008, Exit: 0x2000, IF: 0x1028, Want: 0x1030, Mask: 0x1038,
+var host = Host{ExitID: 0x1000, Scratch: 0x1008, Exit: 0x2000, IF: 0x1028, Want: 0x1030, Mask: 0x1038, TSCAux: 0x1040,
 	Tags: 0x100000, Targets: 0x300000, Lookup: 0x500000}
 
 const at = 0x600000
@@ -45,6 +45,8 @@ func TestForms(t *testing.T) {
 		{"nop dropped", "0f1f440000", ""},
 		{"endbr dropped", "f30f1efa", ""},
 		{"cli", "fa", "48c70425 28100000 00feffff"},
+		{"rdtsc", "0f31", "0f31"},
+		{"rdtscp", "0f01f9", "0faee80f31 8b0c25 40100000"},
 		{"push memory", "ff7708", "65ff7708"},
 	} {
 		b := translate(t, c.guest+"f4")
@@ -67,7 +69,6 @@ func TestInterpreted(t *testing.T) {
 		{"in", "ec"},
 		{"mov cs", "8cc8"},
 		{"mov cr3", "0f20d8"},
-		{"rdtsc", "0f31"},
 		{"cpuid", "0fa2"},
 		{"swapgs", "0f01f8"},
 		{"sti; hlt", "fbf4"},

@@ -49,6 +49,7 @@ type Host struct {
 	IF      uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
 	Want    uint32 // quadword: not 0 when an interrupt waits for IF
 	Mask    uint32 // quadword TableSize-1
+	TSCAux  uint32 // doubleword: IA32_TSC_AUX
 	Tags    uint32 // jump table: TableSize negated guest addresses
 	Targets uint32 // and host addresses
 	Lookup  uint64 // the routine of Host.LookupCode

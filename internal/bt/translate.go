@@ -94,6 +94,15 @@ func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
 	case in.Op == insn.OpPUSHF && in.OpSize == 64:
 		e.pushf(pc, next)
 		return true, false
+	case in.Op == insn.OpRDTSC:
+		e.bytes(raw...) // the guest's time-stamp counter is the host's
+		return true, false
+	case in.Op == insn.OpRDTSCP:
+		// LFENCE waits for all earlier loads as RDTSCP does (SDM vol. 2B).
+		e.bytes(0x0f, 0xae, 0xe8, 0x0f, 0x31) // lfence; rdtsc
+		e.bytes(0x8b, 0x0c, 0x25)             // mov ecx, [TSCAux]
+		e.imm32(e.h.TSCAux)
+		return true, false
 	}
 	if c != insn.Innocuous || in.OpSize == 16 && (in.Op == insn.OpPUSH || in.Op == insn.OpPOP) {
 		return false, false

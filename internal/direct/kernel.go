@@ -179,6 +179,7 @@ func (k *Kernel) enter(b *cached) (step bool, err error) {
 	c.FSBase, c.GSBase = bt.Fold(st.Seg[x86.GS].Base), bt.Delta
 	c.LoadSel = 0
 	c.IF, c.Want, c.Mask = 0, 0, bt.TableSize-1
+	c.TSCAux = uint64(uint32(st.TSCAux))
 	if st.RFLAGS&x86.FlagIF == 0 {
 		c.IF = 1<<64 - x86.FlagIF
 	}

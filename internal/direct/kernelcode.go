@@ -83,6 +83,7 @@ func (c *codeCache) place(area, exit uint64) {
 		IF:      control + stub.IFOff,
 		Want:    control + stub.WantOff,
 		Mask:    control + stub.MaskOff,
+		TSCAux:  control + stub.TSCAuxOff,
 		Exit:    exit,
 		Tags:    uint32(c.base + tagsOff),
 		Targets: uint32(c.base + targetsOff),

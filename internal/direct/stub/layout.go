@@ -106,6 +106,7 @@ type Control struct {
 	IF      uint64    // 0 when the guest's RFLAGS.IF is set, else -FlagIF
 	Want    uint64    // not 0: an interrupt waits for IF
 	Mask    uint64    // bits of a target that index the jump table
+	TSCAux  uint64    // the guest's IA32_TSC_AUX
 }
 
 // Offsets in Control that the program uses; layout_test.go checks them.
@@ -135,6 +136,7 @@ const (
 	oIF         = 0x148
 	oWant       = 0x150
 	oMask       = 0x158
+	oTSCAux     = 0x160
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
@@ -147,6 +149,7 @@ const (
 	IFOff      = ControlOff + oIF
 	WantOff    = ControlOff + oWant
 	MaskOff    = ControlOff + oMask
+	TSCAuxOff  = ControlOff + oTSCAux
 )
 
 // MaxCalls is the capacity of the call list.

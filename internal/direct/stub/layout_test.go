@@ -38,6 +38,7 @@ func TestControlOffsets(t *testing.T) {
 		{"IF", unsafe.Offsetof(c.IF), oIF},
 		{"Want", unsafe.Offsetof(c.Want), oWant},
 		{"Mask", unsafe.Offsetof(c.Mask), oMask},
+		{"TSCAux", unsafe.Offsetof(c.TSCAux), oTSCAux},
 		{"size of Call", unsafe.Sizeof(Call{}), 64},
 	} {
 		if o.got != o.want {
