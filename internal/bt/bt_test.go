@@ -20,7 +20,7 @@ func translate(t *testing.T, code string) *Block {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Translate(&host, 0xffffffff81000000, b, at, 7, func(uint64) bool { return false })
+	return Translate(&host, 0xffffffff81000000, b, at, 7, MaxInsts, func(uint64) bool { return false })
 }
 
 // TestForms translates single instructions, each followed by HLT, which is
@@ -89,7 +89,7 @@ func TestInterpreted(t *testing.T) {
 		{"far return", "48cb"},
 		{"truncated", "48"},
 	} {
-		if b := translate(t, c.guest); b.N != 0 || len(b.Exits) != 1 || b.Exits[0].Kind != ExitStep {
+		if b := translate(t, c.guest); b.N != 0 || len(b.Exits) != 1 || b.Exits[0].Kind == ExitChain {
 			t.Errorf("%s: %d translated, exits %+v", c.name, b.N, b.Exits)
 		}
 	}
@@ -168,7 +168,7 @@ func FuzzTranslate(f *testing.F) {
 	f.Add([]byte{0x48, 0x8b, 0x07, 0xff, 0x14, 0x25, 0, 0, 0, 0})
 	f.Add([]byte{0xfb, 0xc3, 0x9c, 0xf3, 0x48, 0xab})
 	f.Fuzz(func(t *testing.T, code []byte) {
-		b := Translate(&host, 0xffffffff81000000, code, at, 0, func(uint64) bool { return false })
+		b := Translate(&host, 0xffffffff81000000, code, at, 0, MaxInsts, func(uint64) bool { return false })
 		if len(b.Code) > MaxCode || len(b.Marks) == 0 || b.Marks[0].Off != 0 {
 			t.Fatalf("%d bytes, marks %+v", len(b.Code), b.Marks)
 		}

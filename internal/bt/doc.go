@@ -82,8 +82,9 @@ type ExitKind uint8
 
 // Exit kinds.
 const (
-	ExitChain ExitKind = iota // go on at RIP; Patch may be made a jump there
-	ExitStep                  // the instruction at RIP must be interpreted
+	ExitChain  ExitKind = iota // go on at RIP; Patch may be made a jump there
+	ExitStep                   // the instruction at RIP must be interpreted
+	ExitVector                 // the same, and it uses extended state: more will follow
 )
 
 // Exit is one way out of a block.

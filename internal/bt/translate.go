@@ -12,16 +12,17 @@ const MaxInsts = 48
 const MaxCode = 8192
 
 // Translate translates the guest code at rip, of which code has the bytes up
-// to the end of the page. The result is to be placed at the host address at;
+// to the end of the page, or more when the first instruction crosses it: then
+// limit is 1, and MaxInsts otherwise. The result is to be placed at the host address at;
 // its exits have the numbers from id on. slow tells which instructions must be
 // interpreted. A block whose first instruction cannot be translated has N 0.
-func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, slow func(rip uint64) bool) *Block {
+func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, limit int, slow func(rip uint64) bool) *Block {
 	e := &emitter{h: h, at: at, id: id, b: &Block{RIP: rip}}
 	b := e.b
 	pc := rip
 	var in insn.Inst
 	for {
-		if b.N == MaxInsts {
+		if b.N == limit {
 			e.mark(pc, None)
 			e.bytes(0xe9)
 			e.chain(pc)
@@ -50,6 +51,9 @@ func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, slow func
 		if !done {
 			e.out, b.Exits, b.Marks = e.out[:start], b.Exits[:exits], b.Marks[:marks]
 			e.step(pc)
+			if in.Enc.Group >= insn.GroupX87 {
+				b.Exits[len(b.Exits)-1].Kind = ExitVector
+			}
 			break
 		}
 		pc += uint64(in.Len)

@@ -27,8 +27,9 @@ type Kernel struct {
 	// stops at the STI that would open the window.
 	Waits bool
 
-	cr3   uint64 // of the last Run
-	stats KernelStats
+	cr3    uint64 // of the last Run
+	vector bool   // the last exit was a bt.ExitVector
+	stats  KernelStats
 }
 
 // KernelStats counts what a Kernel did.
@@ -49,8 +50,9 @@ type KernelExit uint8
 
 // Exits of a Kernel. State is complete and at an instruction boundary.
 const (
-	KernelKick KernelExit = iota
-	KernelStep            // the instruction at RIP must be interpreted
+	KernelKick   KernelExit = iota
+	KernelStep              // the instruction at RIP must be interpreted
+	KernelVector            // the same, and more that uses extended state will follow
 	KernelDied
 )
 
@@ -146,9 +148,13 @@ func (k *Kernel) Run() (KernelExit, error) {
 			k.stats.Kicks++
 			return KernelKick, nil
 		}
+		k.vector = false
 		b := k.block(e.state.RIP)
 		if b == nil || b.N == 0 {
 			k.stats.Steps++
+			if b != nil && b.Exits[0].Kind == bt.ExitVector {
+				return KernelVector, nil
+			}
 			return KernelStep, nil
 		}
 		if err := e.unmapGone(k.s); err != nil {
@@ -160,6 +166,9 @@ func (k *Kernel) Run() (KernelExit, error) {
 		}
 		if step {
 			k.stats.Steps++
+			if k.vector {
+				return KernelVector, nil
+			}
 			return KernelStep, nil
 		}
 		if !k.Fits() {

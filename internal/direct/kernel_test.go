@@ -286,3 +286,32 @@ func TestKernelKick(t *testing.T) {
 		}
 	}
 }
+
+// TestKernelCrossing runs an instruction that lies in two pages, and changes
+// its second half.
+func TestKernelCrossing(t *testing.T) {
+	page := make([]byte, 4096)
+	copy(page[4093:], []byte{0x48, 0xc7, 0xc0}) // mov $7, %rax; hlt
+	g := newKernelGuest(t, page, true)
+	next := g.page([]byte{7, 0, 0, 0, 0xf4})
+	g.mapPage(kCode+4096, next, x86.PTEPresent|x86.PTEAccessed)
+	for _, want := range []uint64{7, 9} {
+		if err := g.mem.WriteAt([]byte{byte(want)}, next); err != nil {
+			t.Fatal(err)
+		}
+		g.st.RIP, g.st.Halted = kCode+4093, false
+		if x, err := g.k.Run(); err != nil || x != KernelStep || g.st.RIP != kCode+4100 {
+			t.Fatal(x, err, g.st.RIP)
+		}
+		if got := g.st.GPR[x86.RAX]; got != want {
+			t.Errorf("RAX %d, want %d", got, want)
+		}
+	}
+	// Another page there.
+	g.mapPage(kCode+4096, g.page([]byte{11, 0, 0, 0, 0xf4}), x86.PTEPresent|x86.PTEAccessed)
+	g.k.Flush(Flush{Kind: FlushAll})
+	g.st.RIP = kCode + 4093
+	if x, err := g.k.Run(); err != nil || x != KernelStep || g.st.GPR[x86.RAX] != 11 {
+		t.Fatal(x, err, g.st.GPR[x86.RAX])
+	}
+}

@@ -2,6 +2,7 @@ package direct
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -10,6 +11,7 @@ import (
 	"ring3/internal/guestmem"
 	"ring3/internal/mmu"
 	"ring3/internal/x86"
+	"ring3/internal/x86/insn"
 )
 
 // Layout of the translation cache, a memfd that the stub maps for execution
@@ -27,10 +29,18 @@ type cached struct {
 	*bt.Block
 	host uint64
 	gpa  uint64
+	gpa2 uint64 // page of the rest of an instruction that crosses, 0 none
 	dead bool
 	// The exits of other blocks that jump here.
 	from []exitRef
-	next *cached // of those with code from the same page
+}
+
+// overlaps reports whether the block depends on any of the n bytes at gpa,
+// which lie in one page. A block that ends at an instruction that it left out
+// depends on the bytes of that one too.
+func (b *cached) overlaps(gpa, n uint64) bool {
+	return b.gpa2 != 0 && gpa&^(x86.PageSize-1) == b.gpa2 && gpa < b.gpa2+insn.MaxLen ||
+		b.gpa < gpa+n && gpa < b.gpa+b.Len+insn.MaxLen
 }
 
 // exitRef is an exit by number.
@@ -47,7 +57,7 @@ type codeCache struct {
 	h      bt.Host
 	lookup *cached
 	blocks map[uint64]*cached   // by RIP
-	pages  map[uint64]*cached   // by guest-physical page: list
+	pages  map[uint64][]*cached // by guest-physical page
 	va     map[uint64]codePlace // by page of RIP
 	order  []*cached            // by host address
 	exits  []exitRef
@@ -94,7 +104,7 @@ func (c *codeCache) place(area, exit uint64) {
 
 // flush forgets all translations. The stub must be stopped.
 func (c *codeCache) flush() {
-	c.blocks, c.pages, c.va = map[uint64]*cached{}, map[uint64]*cached{}, map[uint64]codePlace{}
+	c.blocks, c.pages, c.va = map[uint64]*cached{}, map[uint64][]*cached{}, map[uint64]codePlace{}
 	c.vaLocal = map[uint64]bool{}
 	c.order, c.exits = nil, nil
 	for i := range bt.TableSize {
@@ -154,26 +164,68 @@ func (k *Kernel) block(rip uint64) *cached {
 	if err != nil {
 		return nil
 	}
-	page := t.GPA &^ (x86.PageSize - 1)
-	if v, ok := c.va[rip>>12]; ok && v.gpa != page {
+	if v, ok := c.va[rip>>12]; ok && v.gpa != t.GPA&^(x86.PageSize-1) {
 		k.dropVA(rip >> 12)
 	}
 	if c.used+bt.MaxCode > cacheSize {
 		k.stats.Flushes++
 		c.flush()
 	}
-	e.mem.MarkCode(page)
-	k.stats.Translated++
-	b := c.add(bt.Translate(&c.h, rip, code, c.base+uint64(c.used), uint32(len(c.exits)), func(a uint64) bool { return c.slow[a] }))
-	b.gpa = t.GPA
-	c.blocks[rip] = b
-	c.va[rip>>12] = codePlace{page, t.Global}
-	if !t.Global {
-		c.vaLocal[rip>>12] = true
+	limit, gpa2 := bt.MaxInsts, uint64(0)
+	if n < insn.MaxLen {
+		var in insn.Inst
+		if insn.Decode(code, insn.Mode64, &in) == insn.ErrTruncated {
+			if code, gpa2, ok = k.crossing(rip, code); !ok {
+				return nil
+			}
+			limit = 1
+		}
 	}
-	b.next = c.pages[page]
-	c.pages[page] = b
+	k.stats.Translated++
+	b := c.add(bt.Translate(&c.h, rip, code, c.base+uint64(c.used), uint32(len(c.exits)), limit, func(a uint64) bool { return c.slow[a] }))
+	b.gpa, b.gpa2 = t.GPA, gpa2
+	c.blocks[rip] = b
+	k.uses(b, rip>>12, b.gpa, t.Global)
 	return b
+}
+
+// crossing reads the code at rip, whose page ends with code, on into the next.
+func (k *Kernel) crossing(rip uint64, code []byte) (both []byte, gpa2 uint64, ok bool) {
+	e := k.e
+	next := rip + uint64(len(code))
+	t, _, ok := e.walk.Walk(e.state, next, mmu.Fetch)
+	if !ok {
+		return nil, 0, false
+	}
+	more, err := e.mem.Slice(t.GPA, insn.MaxLen)
+	if err != nil {
+		return nil, 0, false
+	}
+	if v, ok := k.c.va[next>>12]; ok && v.gpa != t.GPA {
+		k.dropVA(next >> 12)
+	}
+	e.mem.MarkCode(t.GPA)
+	k.c.place2(next>>12, t.GPA, t.Global)
+	return append(append([]byte(nil), code...), more...), t.GPA, true
+}
+
+// place2 records where a page of code is.
+func (c *codeCache) place2(page, gpa uint64, global bool) {
+	c.va[page] = codePlace{gpa, global}
+	if !global {
+		c.vaLocal[page] = true
+	}
+}
+
+// uses enters a block in the books of its pages.
+func (k *Kernel) uses(b *cached, page, gpa uint64, global bool) {
+	gpa &^= x86.PageSize - 1
+	k.e.mem.MarkCode(gpa)
+	k.c.place2(page, gpa, global)
+	k.c.pages[gpa] = append(k.c.pages[gpa], b)
+	if b.gpa2 != 0 && b.gpa2 != gpa {
+		k.c.pages[b.gpa2] = append(k.c.pages[b.gpa2], b)
+	}
 }
 
 // left serves an exit: rip is the target when the exit is that of the jump
@@ -196,7 +248,8 @@ func (k *Kernel) left(id uint32, rip uint64) (step bool, err error) {
 	}
 	exit := &x.b.Exits[x.i]
 	st.RIP = exit.RIP
-	if exit.Kind == bt.ExitStep {
+	if exit.Kind != bt.ExitChain {
+		k.vector = exit.Kind == bt.ExitVector
 		return true, nil
 	}
 	gen := c.lookup
@@ -233,20 +286,25 @@ func (c *codeCache) drop(b *cached) {
 	if c.blocks[b.RIP] == b {
 		delete(c.blocks, b.RIP)
 	}
-	page := b.gpa &^ (x86.PageSize - 1)
-	if c.pages[page] == b {
-		if b.next == nil {
-			delete(c.pages, page)
-		} else {
-			c.pages[page] = b.next
-		}
-		return
+	c.unlist(b, b.gpa&^(x86.PageSize-1))
+	if b.gpa2 != 0 {
+		c.unlist(b, b.gpa2)
 	}
-	for q := c.pages[page]; q != nil; q = q.next {
-		if q.next == b {
-			q.next = b.next
-			return
+}
+
+// unlist takes a block out of the list of a guest-physical page.
+func (c *codeCache) unlist(b *cached, page uint64) {
+	l := c.pages[page]
+	for i, o := range l {
+		if o == b {
+			l[i] = l[len(l)-1]
+			l[len(l)-1] = nil
+			c.pages[page] = l[:len(l)-1]
+			break
 		}
+	}
+	if len(c.pages[page]) == 0 {
+		delete(c.pages, page)
 	}
 }
 
@@ -256,13 +314,11 @@ func (k *Kernel) dropVA(page uint64) {
 	v := c.va[page]
 	delete(c.va, page)
 	delete(c.vaLocal, page)
-	for b := c.pages[v.gpa]; b != nil; {
-		next := b.next
-		if b.RIP>>12 == page {
+	for _, b := range slices.Clone(c.pages[v.gpa]) {
+		if b.RIP>>12 == page || b.gpa2 != 0 && b.RIP>>12+1 == page {
 			k.stats.Dropped++
 			c.drop(b)
 		}
-		b = next
 	}
 }
 
@@ -272,17 +328,13 @@ var _ guestmem.CodeUser = (*Kernel)(nil)
 func (k *Kernel) DropCode(gpa uint64, n int) (left bool) {
 	c := &k.c
 	page := gpa &^ (x86.PageSize - 1)
-	for b := c.pages[page]; b != nil; {
-		next := b.next
-		// A block that ends at an instruction it could not decode depends on
-		// the bytes of that one too.
-		if b.gpa < gpa+uint64(n) && gpa < b.gpa+b.Len+15 {
+	for _, b := range slices.Clone(c.pages[page]) {
+		if b.overlaps(gpa, uint64(n)) {
 			k.stats.Dropped++
 			c.drop(b)
 		}
-		b = next
 	}
-	return c.pages[page] != nil
+	return len(c.pages[page]) != 0
 }
 
 // PageBecameCode implements guestmem.CodeUser.

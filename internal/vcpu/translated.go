@@ -12,6 +12,10 @@ import (
 // parties that spin for each other need three processors.
 const grace = 4000
 
+// vectorRun is how many instructions are interpreted at one that uses extended
+// state: kernel code that does comes in long stretches.
+const vectorRun = 200
+
 // runTranslated runs kernel code translated where that is possible, and
 // interprets a block where it is not, until the guest returns to user mode or
 // something must be looked at.
@@ -25,10 +29,13 @@ func (v *VCPU) runTranslated() error {
 	}
 	defer v.kernel.Rest()
 	for {
+		n := 1 // a budget of one instruction is one block
 		if v.kernel.Fits() {
 			v.kernel.Waits = v.cpu.WantWindow
 			x, err := v.kernel.Run()
 			switch x {
+			case direct.KernelVector:
+				n = vectorRun
 			case direct.KernelKick:
 				return nil
 			case direct.KernelDied:
@@ -41,8 +48,7 @@ func (v *VCPU) runTranslated() error {
 		if v.timed {
 			v.c.kernelSteps[v.cpu.OpAt()]++
 		}
-		// A budget of one instruction is one block.
-		if e := v.cpu.Run(1); e != interp.ExitBudget {
+		if e := v.cpu.Run(n); e != interp.ExitBudget {
 			return v.interpreted(e)
 		}
 	}
