@@ -39,10 +39,8 @@ func (v *VCPU) runTranslated() error {
 			case direct.KernelKick:
 				return nil
 			case direct.KernelDied:
-				v.log.Warn("the stub of the kernel died", "rip", fmt.Sprintf("%#x", v.cpu.RIP), "err", err)
-				if v.deaths++; v.deaths > maxDeaths {
-					return fmt.Errorf("stub processes keep dying: %w", err)
-				}
+				// What it had in its registers is lost, and with it the guest.
+				return fmt.Errorf("the stub that runs the guest kernel: %w", err)
 			}
 		}
 		if v.timed {
