@@ -370,7 +370,8 @@ func (k *Kernel) grow(page uint64, ent entry) (first uint64, n int) {
 	}
 	fits := func(a uint64) bool {
 		want := ent + entry(a-page) // wraps for a below page, as it should
-		if s.get(a) != 0 || !s.p.outside(a) || !t.allows(index(a), want) {
+		if s.get(a) != 0 || !s.p.outside(a) || !t.allows(index(a), want) ||
+			(t.pte(index(a))^t.pte(index(page)))&x86.PTEGlobal != 0 {
 			return false
 		}
 		gpa := want.gpa()

@@ -384,6 +384,10 @@ func (k *Kernel) freshen() {
 		}
 	}
 	for _, a := range s.stalePages {
+		// The page may have been part of a large one, which goes as a whole.
+		if l := s.leaf(a); l != nil {
+			e.checkLeaf(s, l)
+		}
 		k.checkVA(bt.Unfold(a) >> 12)
 	}
 	if c.stale {
