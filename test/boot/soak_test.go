@@ -34,9 +34,10 @@ func TestBoots(t *testing.T) {
 func TestRandomCodeLong(t *testing.T) {
 	g := guest{args: []string{"fuzz", "600", "0x123456789"}, timeout: 15 * time.Minute}
 	g.files = append(g.files, compile(t, "fuzz", false))
+	start := time.Now()
 	o := g.run(t).must(t)
 	if !strings.Contains(o.stdout, "PASS fuzz") {
-		t.Error("the fuzzer did not finish")
+		t.Errorf("the fuzzer did not finish, after %v\nstderr:\n%s\nconsole:\n%s", time.Since(start), o.stderr, tail(o.console))
 	}
 	t.Log(o.stdout)
 }

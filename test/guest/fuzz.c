@@ -89,7 +89,10 @@ int main(int argc, char **argv)
 		kill(-pid, SIGKILL);
 		while (waitpid(-1, &st, WNOHANG) > 0)
 			;
-		tries++;
+		if (++tries % 1000 == 0) {
+			printf("%ld tries, %ld s left\n", tries, (long)(end - time(NULL)));
+			fflush(stdout);
+		}
 	}
 	printf("fuzz: %ld tries, %ld exited", tries, exited);
 	for (int i = 1; i < 65; i++)
