@@ -35,8 +35,10 @@ const (
 type codePage struct {
 	starts  [2][x86.PageSize / 64]uint64 // bit per byte: instruction starts known for certain, by mode
 	unknown [2]int                       // candidates judged by vote only, by mode
-	patches map[uint16]bool              // offsets of patched instructions
+	patches [x86.PageSize / 64]uint64    // bit per byte: patched instructions start there
 }
+
+func (p *codePage) patched(at int) bool { return p.patches[at/64]>>(at%64)&1 != 0 }
 
 func newCodeStore(ram uint64) (*codeStore, error) {
 	fd, err := host.Memfd("ring3-code", int64(ram), false)
@@ -69,8 +71,10 @@ func (c *codeStore) forget(m *guestmem.Memory, gpa uint64) {
 func (c *codeStore) setPrivate(off uint64, bytes []byte, p *codePage) error {
 	b := make([]byte, x86.PageSize)
 	copy(b, bytes)
-	for at := range p.patches {
-		b[at] = trapByte
+	for at := range b {
+		if p.patched(at) {
+			b[at] = trapByte
+		}
 	}
 	if n, err := unix.Pwrite(c.fd, b, int64(off)); err != nil || n != len(b) {
 		return errors.Join(fmt.Errorf("writing a patched code page: %d bytes", n), err)

@@ -67,7 +67,7 @@ func (e *Engine) scan(gva, gpa uint64, entry int) error {
 	}
 	e.stats.ScansCandidate++
 	if p == nil {
-		p = &codePage{patches: map[uint16]bool{}}
+		p = &codePage{}
 		e.code.pages[gpa] = p
 		*st |= stKnown
 	}
@@ -87,15 +87,15 @@ func (e *Engine) scan(gva, gpa uint64, entry int) error {
 				v, start = yes, s
 			}
 		}
-		switch at := uint16(start); {
-		case v == yes && !p.patches[at]:
-			p.patches[at] = true
+		switch {
+		case v == yes && !p.patched(start):
+			p.patches[start/64] |= 1 << (start % 64)
 			changed = true
 			e.stats.Patches++
 		case v == no:
 			// A vote may have said yes before code was seen to run through.
 			if old, ok := p.voted(&c, int(i)); ok {
-				delete(p.patches, old)
+				p.patches[old/64] &^= 1 << (old % 64)
 				changed = true
 			}
 		}
@@ -112,11 +112,11 @@ func (e *Engine) scan(gva, gpa uint64, entry int) error {
 }
 
 // voted finds a patch that stands for the candidate at offset i.
-func (p *codePage) voted(c *codeBytes, i int) (at uint16, ok bool) {
+func (p *codePage) voted(c *codeBytes, i int) (at int, ok bool) {
 	var in insn.Inst
 	for s := i; s >= 0 && s > i-insn.MaxLen; s-- {
-		if p.patches[uint16(s)] && c.decode(s, &in) == nil && c.isCandidate(&in, s, i) {
-			return uint16(s), true
+		if p.patched(s) && c.decode(s, &in) == nil && c.isCandidate(&in, s, i) {
+			return s, true
 		}
 	}
 	return 0, false
