@@ -303,10 +303,15 @@ func (k *Kernel) signalled() (step bool, err error) {
 	return !mapped, err
 }
 
+const maxSlow = 1 << 17
+
 // learn makes the instruction at rip leave without a fault from now on.
 func (k *Kernel) learn(b *cached, rip uint64) {
 	if b == nil || k.c.slow[rip] {
 		return
+	}
+	if len(k.c.slow) >= maxSlow {
+		clear(k.c.slow) // a kernel has a few thousand
 	}
 	k.stats.Learned++
 	k.c.slow[rip] = true

@@ -253,7 +253,7 @@ func (k *Kernel) left(id uint32, rip uint64) (step bool, err error) {
 		return true, nil
 	}
 	gen := c.lookup
-	if b := k.block(exit.RIP); b != nil && b.N != 0 && c.lookup == gen && !x.b.dead {
+	if b := k.block(exit.RIP); b != nil && b.N != 0 && c.lookup == gen && !x.b.dead && !c.patched(x, b.host) {
 		k.stats.Chained++
 		b.from = append(b.from, x)
 		c.patch(x, b.host)
@@ -266,6 +266,13 @@ func (c *codeCache) patch(x exitRef, to uint64) {
 	e := &x.b.Exits[x.i]
 	at := x.b.host + uint64(e.Patch)
 	c.put32(at-c.base, uint32(to-(at+4)))
+}
+
+// patched reports whether it does already: a stub that lies about its exits
+// says so as often as it likes.
+func (c *codeCache) patched(x exitRef, to uint64) bool {
+	at := x.b.host + uint64(x.b.Exits[x.i].Patch)
+	return c.get32(at-c.base) == uint32(to-(at+4))
 }
 
 // drop forgets a translation.

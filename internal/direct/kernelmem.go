@@ -8,6 +8,8 @@ import (
 
 func (c *codeCache) put32(off uint64, v uint32) { binary.LittleEndian.PutUint32(c.mem[off:], v) }
 
+func (c *codeCache) get32(off uint64) uint32 { return binary.LittleEndian.Uint32(c.mem[off:]) }
+
 func (c *codeCache) tag(i int) uint64 { return binary.LittleEndian.Uint64(c.mem[tagsOff+8*i:]) }
 
 func (c *codeCache) setTag(i int, tag, host uint64) {
