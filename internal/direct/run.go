@@ -9,6 +9,10 @@ import (
 	"ring3/internal/x86"
 )
 
+// ErrStart is wrapped by Exit.Err when there was no stub to run in and none
+// could be started: the host's fault, not the guest's.
+var ErrStart = errors.New("no stub could be started")
+
 // Run executes guest code at CPL 3 from State until something must be done
 // that only the guest kernel or the monitor can do. Call it with long mode
 // and CPL 3.
@@ -40,7 +44,7 @@ func (e *Engine) run() Exit {
 	}
 	s, err := e.space()
 	if err != nil {
-		return Exit{Kind: ExitDied, Err: err}
+		return Exit{Kind: ExitDied, Err: fmt.Errorf("%w: %w", ErrStart, err)}
 	}
 	if s.stale && e.collides(s.p) {
 		if s, err = e.relocate(s); err != nil {

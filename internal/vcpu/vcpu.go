@@ -15,6 +15,7 @@ package vcpu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -60,9 +61,13 @@ type InterruptSource interface {
 // up even without a kick.
 const budget = 1 << 20
 
-// maxDeaths is how many stubs may die without any progress before the machine
-// is given up.
-const maxDeaths = 8
+// How often in a row the start of a stub may fail before the machine is given
+// up, and how long the loop waits before it tries again. Stubs that die are
+// not counted: a guest program can kill its own as often as it likes.
+const (
+	maxFailures  = 50
+	failurePause = 20 * time.Millisecond
+)
 
 // VCPU is one virtual CPU.
 type VCPU struct {
@@ -78,7 +83,7 @@ type VCPU struct {
 	wake     chan struct{}
 	calls    chan func()   // to be made on the vCPU thread
 	done     chan struct{} // closed when Run has returned
-	deaths   int
+	failures int // to start a stub, in a row
 
 	c counters
 }
@@ -234,16 +239,23 @@ func (v *VCPU) runUser() error {
 	switch e.Kind {
 	case direct.ExitKick:
 	case direct.ExitSyscall, direct.ExitNeedStep:
-		v.deaths = 0
+		v.failures = 0
 		v.step()
 	case direct.ExitException:
-		v.deaths = 0
+		v.failures = 0
 		v.inject(e)
 	case direct.ExitDied:
 		v.log.Warn("a stub process died", "rip", fmt.Sprintf("%#x", v.cpu.RIP), "cr3", fmt.Sprintf("%#x", v.cpu.CR3), "err", e.Err)
-		if v.deaths++; v.deaths > maxDeaths {
-			return fmt.Errorf("stub processes keep dying: %w", e.Err)
+		if errors.Is(e.Err, direct.ErrStart) {
+			// Nothing is lost: the guest's state is what it was. The host may
+			// be short of processes or memory only for a moment.
+			if v.failures++; v.failures > maxFailures {
+				return e.Err
+			}
+			time.Sleep(failurePause)
+			return nil
 		}
+		v.failures = 0
 		// The process that the guest ran there is beyond repair; a general
 		// protection fault makes its kernel end it.
 		v.inject(direct.Exit{Vector: x86.VecGP, HasErr: true})
