@@ -83,7 +83,7 @@ type VCPU struct {
 	wake     chan struct{}
 	calls    chan func()   // to be made on the vCPU thread
 	done     chan struct{} // closed when Run has returned
-	failures int // to start a stub, in a row
+	failures int           // to start a stub, in a row
 
 	c counters
 }
