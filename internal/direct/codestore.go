@@ -38,7 +38,11 @@ type codePage struct {
 	patches [x86.PageSize / 64]uint64    // bit per byte: patched instructions start there
 }
 
-func (p *codePage) patched(at int) bool { return p.patches[at/64]>>(at%64)&1 != 0 }
+// patched reports whether an instruction patched here starts at offset at,
+// which may be behind the page: candidates are looked for a little beyond.
+func (p *codePage) patched(at int) bool {
+	return at < x86.PageSize && p.patches[at/64]>>(at%64)&1 != 0
+}
 
 func newCodeStore(ram uint64) (*codeStore, error) {
 	fd, err := host.Memfd("ring3-code", int64(ram), false)

@@ -88,7 +88,7 @@ func (e *Engine) scan(gva, gpa uint64, entry int) error {
 			}
 		}
 		switch {
-		case v == yes && !p.patched(start):
+		case v == yes && start < x86.PageSize && !p.patched(start):
 			p.patches[start/64] |= 1 << (start % 64)
 			changed = true
 			e.stats.Patches++

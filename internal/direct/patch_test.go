@@ -149,3 +149,17 @@ func TestWriteExecuteFlips(t *testing.T) {
 		t.Errorf("rax %d", g.st.GPR[x86.RAX])
 	}
 }
+
+// Bytes that look like CPUID behind the end of a page, inside an instruction
+// that starts in it, are judged with the page and are no patch of it.
+func TestCandidateBehindPage(t *testing.T) {
+	g := newGuest(t, nil, Config{})
+	g.mapPage(codeVA+0x1000, g.page([]byte{0x00, 0x0f, 0xa2, 0x00, 0x0f, 0x05}), pteUser) // ... syscall
+	g.poke(codeVA+0xfff, []byte{0xb8})                                                    // mov eax, 0x00a20f00
+	g.st.RIP = codeVA + 0xfff
+	g.want(ExitSyscall)
+	g.wantRIP(codeVA + 0x1004)
+	if g.st.GPR[x86.RAX] != 0xa20f00 {
+		t.Errorf("eax %#x", g.st.GPR[x86.RAX])
+	}
+}
