@@ -13,7 +13,7 @@ import (
 
 // codeStore knows what the scanner found in the pages of RAM, and keeps the
 // private copies of those with patches: in a sparse memfd, each at the offset
-// that the page has in RAM.
+// that the page has in RAM. Behind them lies the code of sites.go.
 type codeStore struct {
 	fd    int
 	state []uint8 // by page of RAM; stClean...
@@ -36,6 +36,8 @@ type codePage struct {
 	starts  [2][x86.PageSize / 64]uint64 // bit per byte: instruction starts known for certain, by mode
 	unknown [2]int                       // candidates judged by vote only, by mode
 	patches [x86.PageSize / 64]uint64    // bit per byte: patched instructions start there
+	jumps   []jump                       // patched system calls
+	noJumps bool                         // and there shall be none
 }
 
 // patched reports whether an instruction patched here starts at offset at,
@@ -45,7 +47,7 @@ func (p *codePage) patched(at int) bool {
 }
 
 func newCodeStore(ram uint64) (*codeStore, error) {
-	fd, err := host.Memfd("ring3-code", int64(ram), false)
+	fd, err := host.Memfd("ring3-code", int64(ram+sitesShared), false)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +74,7 @@ func (c *codeStore) forget(m *guestmem.Memory, gpa uint64) {
 }
 
 // setPrivate writes the private copy: bytes with every patch applied.
-func (c *codeStore) setPrivate(off uint64, bytes []byte, p *codePage) error {
+func (c *codeStore) setPrivate(off uint64, bytes []byte, p *codePage, sites uint64) error {
 	b := make([]byte, x86.PageSize)
 	copy(b, bytes)
 	for at := range b {
@@ -80,6 +82,7 @@ func (c *codeStore) setPrivate(off uint64, bytes []byte, p *codePage) error {
 			b[at] = trapByte
 		}
 	}
+	p.apply(b, sites)
 	if n, err := unix.Pwrite(c.fd, b, int64(off)); err != nil || n != len(b) {
 		return errors.Join(fmt.Errorf("writing a patched code page: %d bytes", n), err)
 	}

@@ -13,6 +13,9 @@ var _ guestmem.CodeUser = (*Engine)(nil)
 func (e *Engine) DropCode(gpa uint64, n int) (left bool) {
 	gpa &^= x86.PageSize - 1
 	e.dropMappings(gpa, entExec)
+	if p := e.code.pages[gpa]; p != nil {
+		e.releaseSites(p)
+	}
 	e.code.forget(e.mem, gpa)
 	return false
 }

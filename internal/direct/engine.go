@@ -53,6 +53,7 @@ type Engine struct {
 
 	slots     *slots
 	code      *codeStore
+	sites     sites
 	rmap      rmap
 	spawner   *spawner
 	zygote    *zygote
@@ -140,6 +141,9 @@ func New(cfg Config) (*Engine, error) {
 	e.spawner = newSpawner()
 	if !cfg.kernel {
 		e.mem.AddCodeUser(e)
+		if err := e.newSites(); err != nil {
+			return nil, errors.Join(err, e.Close())
+		}
 	}
 	return e, nil
 }

@@ -94,6 +94,11 @@ func (e *Engine) mapFault(s *space, gva uint64, t mmu.Translation, acc mmu.Acces
 	if old != 0 {
 		e.stats.Upgrades++
 	}
+	if ent&entPrivate != 0 {
+		if err := e.mapJumps(s, gva, gpa); err != nil {
+			return err
+		}
+	}
 	// Preparing may have dropped mappings, of this very page too.
 	if err := e.unmapGone(s); err != nil {
 		return err

@@ -107,8 +107,7 @@ func (e *Engine) scan(gva, gpa uint64, entry int) error {
 	if *st&stPrivate == 0 {
 		e.dropMappings(gpa, entExec) // they map RAM itself
 	}
-	off, _ := e.mem.Offset(gpa)
-	return e.code.setPrivate(off, c.b[:x86.PageSize], p)
+	return e.writePrivate(gpa, p)
 }
 
 // voted finds a patch that stands for the candidate at offset i.

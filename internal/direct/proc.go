@@ -25,6 +25,7 @@ type proc struct {
 	ctl   *stub.Control
 	dead  bool
 
+	reason   uint32 // of the last stop of guest code
 	slept    bool   // the stub had to be woken for the last command
 	unproven uint64 // stops since the eventfd was last read
 
@@ -340,6 +341,9 @@ func (p *proc) takeFPU(frame uint64) error {
 // the address space that a process can map.
 func (p *proc) outside(gva uint64) bool {
 	if p.e.cfg.kernel && gva < bt.Low {
+		return false
+	}
+	if p.e.sites.within(gva) {
 		return false
 	}
 	return gva-p.base >= stub.AreaSize && gva < userTop && gva >= minMap

@@ -51,8 +51,16 @@ func (e *Engine) run() Exit {
 			return Exit{Kind: ExitDied, Err: err}
 		}
 	}
+	if s.stale && e.sitesCollide() {
+		if err := e.dropSites(); err != nil {
+			return e.died(s, err)
+		}
+	}
 	if err := e.prepare(s); err != nil {
 		return e.died(s, err)
+	}
+	if e.state.RFLAGS&x86.FlagTF != 0 && e.jumps(s, e.state.RIP) {
+		return Exit{Kind: ExitNeedStep}
 	}
 	for {
 		kicked, err := e.enter(s)
@@ -185,6 +193,9 @@ func (e *Engine) recycle(s *space) (*proc, error) {
 		}
 	}
 	if err == nil {
+		err = p.mapSites()
+	}
+	if err == nil {
 		err = p.execute()
 	}
 	if err != nil {
@@ -300,7 +311,8 @@ func (e *Engine) enter(s *space) (kicked bool, err error) {
 		}
 	}
 	switch reason {
-	case stub.ReasonSignal:
+	case stub.ReasonSignal, stub.ReasonSyscall:
+		p.reason = reason
 		return false, nil
 	case stub.ReasonKick:
 		if err := p.takeFPU(atomic.LoadUint64(&c.Frame)); err != nil {

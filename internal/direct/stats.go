@@ -35,6 +35,8 @@ type Stats struct {
 	Scans          uint64 // pages scanned
 	ScansCandidate uint64 // of them, decoded because a byte pattern asked for it
 	Patches        uint64 // instructions patched
+	Sites          uint64 // system calls patched
+	FastSyscalls   uint64 // and the stops that came by them
 	PatchedTraps   uint64 // stops at a patched instruction
 	SpinHits       uint64 // stops seen while spinning
 	SpinMisses     uint64 // stops waited for in a futex

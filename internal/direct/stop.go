@@ -71,6 +71,9 @@ func (e *Engine) readFrame(p *proc) (f frame, err error) {
 // stopped serves a stop of guest code: resume is true when it can go on at
 // once, otherwise x is the exit.
 func (e *Engine) stopped(s *space) (x Exit, resume bool) {
+	if s.p.reason == stub.ReasonSyscall {
+		return e.fastSyscall(s), false
+	}
 	f, err := e.readFrame(s.p)
 	if err != nil {
 		return Exit{Kind: ExitDied, Err: err}, false
@@ -87,7 +90,13 @@ func (e *Engine) stopped(s *space) (x Exit, resume bool) {
 		e.stats.Spurious++
 		return Exit{}, true
 	case signo == sigSYS:
-		return e.syscall(f), false
+		x := e.syscall(f)
+		if x.Kind == ExitSyscall {
+			if err := e.trapped(s, st.RIP); err != nil {
+				return Exit{Kind: ExitDied, Err: err}, false
+			}
+		}
+		return x, false
 	case st.RIP >= userTop:
 		// A jump out of the lower half. The details in the frame may be
 		// stale: the host's vsyscall emulation raises SIGSEGV by hand.
@@ -100,6 +109,9 @@ func (e *Engine) stopped(s *space) (x Exit, resume bool) {
 			return Exit{Kind: ExitNeedStep}, false
 		}
 		st.DR[6] |= dr6BS
+		if i := e.island(s, st.RIP); i != 0 {
+			st.RIP = i // guest code set TF itself
+		}
 		return exception(x86.VecDB), false
 	case signo == sigTRAP && f.trap == x86.VecBP:
 		return exception(x86.VecBP), false
@@ -152,6 +164,30 @@ func (e *Engine) syscall(f frame) Exit {
 		return Exit{Kind: ExitSyscall}
 	}
 	return Exit{Kind: ExitNeedStep}
+}
+
+// fastSyscall serves a system call that came by a patched instruction. The
+// registers in the control page are as good as those of a signal frame: guest
+// code can have written them, and could have had them.
+func (e *Engine) fastSyscall(s *space) Exit {
+	e.stats.FastSyscalls++
+	st, c, p := e.state, s.p.ctl, s.p
+	for i := range st.GPR {
+		st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
+	}
+	st.RIP = st.GPR[x86.RCX] - 2
+	st.RFLAGS = guestFlags(st.GPR[x86.R11], st.RFLAGS) &^ x86.FlagRF
+	st.Seg[x86.FS].Base = atomic.LoadUint64(&c.FSBase)
+	st.Seg[x86.GS].Base = atomic.LoadUint64(&c.GSBase)
+	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
+	e.fpuHome = s
+	if err := e.readSelectors(p, st.Seg[x86.CS].Sel, st.Seg[x86.SS].Sel, c.Sel); err != nil {
+		return Exit{Kind: ExitDied, Err: err}
+	}
+	if st.RIP >= userTop {
+		return e.fetchOutside(st.RIP)
+	}
+	return Exit{Kind: ExitSyscall}
 }
 
 // hostFlags and guestFlags: what of RFLAGS user mode can change lives in the

@@ -166,5 +166,5 @@ func (e *Engine) fork() (*proc, error) {
 		return nil, fmt.Errorf("forking a stub: %w", err)
 	}
 	e.stats.Forks++
-	return p, nil
+	return p, p.mapSites()
 }

@@ -158,6 +158,8 @@ func (v *VCPU) addDirect(t *stats.Table) {
 	t.Add("page map", "address spaces revalidated", n.Revalidations, 0)
 	t.Add("patched", "pages scanned", n.Scans, 0)
 	t.Add("patched", "instructions patched", n.Patches, 0)
+	t.Add("patched", "system calls patched", n.Sites, 0)
+	t.Add("patched", "system calls without a signal", n.FastSyscalls, 0)
 	t.Add("patched", "traps of patched instructions", n.PatchedTraps, 0)
 	t.Add("stub", "processes forked", n.Forks, 0)
 	t.Add("stub", "processes recycled", n.Recycled, 0)

@@ -8,7 +8,8 @@ package stub
 //	base + 0x1000   Control
 //	base + 0x2000   call list, MaxCalls entries of Call
 //	base + 0x3000   XSAVE image that the monitor fills in
-//	base + 0x4000   alternate signal stack, grows down from the area's end
+//	base + 0x4000   return addresses of patched system calls; see Site
+//	base + 0x5000   alternate signal stack, grows down from the area's end
 const (
 	PageSize = 4096
 
@@ -16,16 +17,18 @@ const (
 	ControlOff = 1 * PageSize
 	CallsOff   = 2 * PageSize
 	XSaveOff   = 3 * PageSize
-	StackOff   = 4 * PageSize
-	AreaSize   = 17 * PageSize
+	ReturnsOff = 4 * PageSize
+	StackOff   = 5 * PageSize
+	AreaSize   = 18 * PageSize
 
 	// SlotSize is the shared part, which is one slot of the control memfd.
 	SlotSize  = AreaSize - ControlOff
 	StackSize = AreaSize - StackOff
 	// SlotStack and SlotXSave are offsets in the slot.
-	SlotCalls = CallsOff - ControlOff
-	SlotXSave = XSaveOff - ControlOff
-	SlotStack = StackOff - ControlOff
+	SlotCalls   = CallsOff - ControlOff
+	SlotXSave   = XSaveOff - ControlOff
+	SlotReturns = ReturnsOff - ControlOff
+	SlotStack   = StackOff - ControlOff
 )
 
 // File descriptors of a stub process; it has no others.
@@ -63,6 +66,9 @@ const (
 	ReasonStub   = 2 // a signal hit stub code: only a hostile guest gets there
 	ReasonReady  = 3 // Calls done, or just started
 	ReasonExit   = 4 // translated code left by Program.Exit; GPR and IRET[2] are set
+	// ReasonSyscall: guest code came by Program.Fast. GPR is as SYSCALL leaves
+	// it, and FSBase, GSBase, Sel, FPU are set.
+	ReasonSyscall = 5
 )
 
 // Segment registers in Control.Sel.

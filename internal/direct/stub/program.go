@@ -13,6 +13,7 @@ type Program struct {
 	Handler                uint64 // signal handler
 	ResumeStart, ResumeEnd uint64 // the resume range
 	Exit                   uint64 // where translated code jumps to leave
+	Fast                   uint64 // where patched system calls arrive
 }
 
 // Build assembles the program. xmask is the set of extended-state components
@@ -57,12 +58,13 @@ type Program struct {
 func Build(base, xmask uint64) (*Program, error) {
 	a := &asm{labels: map[string]int{}}
 	a.start()
-	a.handler()
+	a.handler(xmask)
 	a.wait()
 	a.run(xmask)
 	a.calls()
 	a.fork()
 	a.exit()
+	a.fast(xmask)
 	a.label("one")
 	a.bytes(1, 0, 0, 0, 0, 0, 0, 0)
 	code, err := a.finish()
@@ -75,6 +77,7 @@ func Build(base, xmask uint64) (*Program, error) {
 		SiteCalls: at("siteCalls"), SiteCompat: at("siteCompat"), SiteClone: at("siteClone"), SiteExit: at("siteExit"),
 		SiteWake: at("siteWake"), SiteProof: at("siteProof"), One: at("one"), SiteWait: at("siteWait"),
 		Handler: at("handler"), ResumeStart: at("resume"), ResumeEnd: at("resumeEnd"), Exit: at("exit"),
+		Fast: at("fast"),
 	}, nil
 }
 
@@ -91,7 +94,7 @@ func (a *asm) start() {
 // handler is the signal handler: edi signal, rsi siginfo, rdx ucontext. The
 // kernel has cleared DF, TF and RF, but NT and AC are still the guest's: NT
 // would make IRETQ fault (SDM vol. 2A, IRET), AC unaligned accesses.
-func (a *asm) handler() {
+func (a *asm) handler(xmask uint64) {
 	a.label("handler")
 	a.bytes(0x6a, 0x02) // push 2
 	a.bytes(0x9d)       // popfq
@@ -110,15 +113,7 @@ func (a *asm) handler() {
 	a.store64(oFrame, rdx)
 	a.mem(true, rax, rdx, UCFPState, 0x8b)
 	a.store64(oFPU, rax)
-	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xc0) // rdfsbase rax
-	a.store64(oFSBase, rax)
-	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xc8) // rdgsbase rax
-	a.store64(oGSBase, rax)
-	for i, modrm := range []byte{0xd8, 0xc0, 0xe0, 0xe8} { // ds, es, fs, gs
-		a.bytes(0x8c, modrm) // mov eax, sreg
-		a.bytes(0x66)
-		a.store32(oSel+2*i, rax) // mov [Sel+2i], ax
-	}
+	a.segments()
 	a.jmp("announce")
 
 	a.label("inStub")
@@ -142,9 +137,26 @@ func (a *asm) handler() {
 	a.set32(oReason, ReasonKick)
 	a.jmp("announce")
 
-	// Case S: back to where the signal hit.
+	// Case S: back to where the signal hit. From Fast on the extended state is
+	// in the registers until it is saved; the kernel has reset them.
 	a.label("nested")
 	a.set32(oKicked, 1)
+	a.lea(rcx, "fast")
+	a.area(true, rsi, CodeOff, 0, 0x8d)
+	a.bytes(0x48, 0x29, 0xf1) // sub rcx, rsi
+	a.bytes(0x48, 0x39, 0xc8) // cmp rax, rcx
+	a.jcc(ccB, "dead")
+	a.lea(rcx, "fastSaved")
+	a.bytes(0x48, 0x29, 0xf1) // sub rcx, rsi
+	a.bytes(0x48, 0x39, 0xc8) // cmp rax, rcx
+	a.jcc(ccAE, "dead")
+	a.bytes(0x49, 0x89, 0xd0) // mov r8, rdx
+	a.mem(true, rcx, rdx, UCFPState, 0x8b)
+	a.movImm(rax, uint32(xmask))
+	a.movImm(rdx, uint32(xmask>>32))
+	a.bytes(0x48, 0x0f, 0xae, 0x29) // xrstor64 [rcx]
+	a.bytes(0x4c, 0x89, 0xc2)       // mov rdx, r8
+	a.label("dead")
 	a.mem(false, rax, rdx, UCSS, 0x0f, 0xb7) // movzx eax, word
 	a.bytes(0x50)                            // push rax
 	a.mem(false, 6, rdx, UCRSP, 0xff)        // push [rdx+rsp]
@@ -264,6 +276,48 @@ func (a *asm) exit() {
 	a.bytes(0x6a, 0x02) // push 2
 	a.bytes(0x9d)       // popfq
 	a.set32(oReason, ReasonExit)
+	a.jmp("announce")
+}
+
+// segments stores selectors and bases, which neither the kernel nor stub code
+// changes. It uses RAX.
+func (a *asm) segments() {
+	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xc0) // rdfsbase rax
+	a.store64(oFSBase, rax)
+	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xc8) // rdgsbase rax
+	a.store64(oGSBase, rax)
+	for i, modrm := range []byte{0xd8, 0xc0, 0xe0, 0xe8} { // ds, es, fs, gs
+		a.bytes(0x8c, modrm) // mov eax, sreg
+		a.bytes(0x66)
+		a.store32(oSel+2*i, rax) // mov [Sel+2i], ax
+	}
+}
+
+// fast is where a patched SYSCALL arrives, with the address behind it in RCX:
+// a system call without a signal. RCX and R11 are the instruction's to change
+// (SDM vol. 2B, SYSCALL). Nothing may be written to the guest's stack, whose
+// red zone is in use.
+func (a *asm) fast(xmask uint64) {
+	a.label("fast")
+	a.store64(oGPR+8*rsp, rsp)
+	a.area(true, rsp, AreaSize-64, 0, 0x8d) // lea rsp, [end of the stack]
+	a.bytes(0x9c)                           // pushfq
+	a.bytes(0x41, 0x5b)                     // pop r11
+	for r := range 16 {
+		if r != rsp {
+			a.store64(oGPR+8*r, r)
+		}
+	}
+	a.bytes(0x6a, 0x02) // push 2
+	a.bytes(0x9d)       // popfq
+	a.segments()
+	a.area(true, rcx, XSaveOff, 0, 0x8d)
+	a.store64(oFPU, rcx)
+	a.movImm(rax, uint32(xmask))
+	a.movImm(rdx, uint32(xmask>>32))
+	a.bytes(0x48, 0x0f, 0xae, 0x21) // xsave64 [rcx]
+	a.label("fastSaved")
+	a.set32(oReason, ReasonSyscall)
 	a.jmp("announce")
 }
 
