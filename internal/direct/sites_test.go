@@ -116,7 +116,8 @@ func TestSitesCollide(t *testing.T) {
 		g.want(ExitSyscall)
 		g.finishSyscall(0)
 	}
-	g.mapPage(g.e.sites.base, g.page(bytes.Repeat([]byte{0xcc}, 16)), pteUser|x86.PTEAccessed)
+	g.mapPage(g.e.sites.base, g.page(bytes.Repeat([]byte{0xcc}, 16)), pteUser)
+	g.e.walk.Walk(g.st, g.e.sites.base, userFetch) // sets the accessed bits, as a kernel does that maps a page
 	g.e.Flush(Flush{Kind: FlushAll})
 	before := g.e.stats.FastSyscalls
 	for range 10 {
