@@ -133,14 +133,18 @@ func (k *Kernel) fail(err error) (KernelExit, error) {
 func (k *Kernel) Run() (KernelExit, error) {
 	k.stats.Runs++
 	e := k.e
+	if e.state.CR3 != k.cr3 {
+		k.cr3 = e.state.CR3
+		k.Flush(Flush{Kind: FlushNonGlobal})
+	}
+	if e.lied {
+		e.lied = false
+		return KernelDied, e.lie.Err
+	}
 	if k.s == nil {
 		if err := k.start(); err != nil {
 			return k.fail(err)
 		}
-	}
-	if e.state.CR3 != k.cr3 {
-		k.cr3 = e.state.CR3
-		k.Flush(Flush{Kind: FlushNonGlobal})
 	}
 	k.freshen()
 	for {
