@@ -10,7 +10,7 @@ import (
 )
 
 var host = Host{ExitID: 0x1000, Scratch: 0x1008, Exit: 0x2000, IF: 0x1028, Want: 0x1030, Mask: 0x1038, TSCAux: 0x1040,
-	PopMask: 0x1048, IFMask: 0x1050, CR: 0x1060, Sel: 0x1090, FS: 0x10a8, GS: 0x10b0, Kernel: 0x10b8, FSGSBase: true,
+	PopMask: 0x1048, IFMask: 0x1050, Upper: 0x1058, CR: 0x1060, Sel: 0x1090, FS: 0x10a8, GS: 0x10b0, Kernel: 0x10b8, FSGSBase: true,
 	Tags: 0x100000, Targets: 0x300000, Lookup: 0x500000}
 
 const at = 0x600000
@@ -150,6 +150,37 @@ func TestFlagless(t *testing.T) {
 			t.Errorf("lookup: %v writes flags", in.Op)
 		}
 		pos += int(in.Len)
+	}
+}
+
+// TestGuard translates instructions that were seen to access the lower half.
+func TestGuard(t *testing.T) {
+	for _, c := range []struct{ name, guest, want string }{
+		{"load", "488b4708", save0 + "488d8f08000000 c4e2f2f50c2558100000 e30a" + load0 + "eb18"},
+		{"load with an index", "498b04cc", save0 + "498d8ccc00000000 c4e2f2f50c2558100000 e30a" + load0 + "eb18"},
+		{"movs", "f3a4", save0 + "c4e2c2f50c2558100000 e316 c4e2caf50c2558100000 e30a" + load0 + "eb18"},
+	} {
+		g, _ := hex.DecodeString(c.guest)
+		b := Translate(&host, 0xffffffff81000000, append(g, 0xf4), at, 7, MaxInsts, func(a uint64) bool { return a == 0xffffffff81000000 })
+		if b.N != 1 || len(b.Exits) != 2 || b.Exits[0].RIP != 0xffffffff81000000 {
+			t.Errorf("%s: %d translated, exits %+v", c.name, b.N, b.Exits)
+		}
+		want := strings.ReplaceAll(c.want, " ", "")
+		if got := hex.EncodeToString(b.Code); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %s, want %s...", c.name, got, want)
+		}
+	}
+	b := Translate(&host, 0xffffffff81000000, []byte{0x48, 0x8b, 0x04, 0x24, 0xf4}, at, 7, MaxInsts, func(uint64) bool { return true })
+	if b.N != 0 {
+		t.Error("an access of the stack is guarded")
+	}
+}
+
+// TestCrossing wants an instruction in two pages to be a block of its own.
+func TestCrossing(t *testing.T) {
+	b := translate(t, "90 488b")
+	if b.N != 1 || b.Len != 1 || len(b.Exits) != 1 || b.Exits[0].Kind != ExitChain || b.Exits[0].RIP != 0xffffffff81000001 {
+		t.Errorf("%d translated, exits %+v", b.N, b.Exits)
 	}
 }
 

@@ -51,6 +51,7 @@ type Host struct {
 	Mask    uint32 // quadword TableSize-1
 	PopMask uint32 // quadword PopMask
 	IFMask  uint32 // quadword FlagIF
+	Upper   uint32 // quadword 1<<63
 	CR      uint32 // quadwords: CR0 to CR4
 	Sel     uint32 // doublewords: selectors, in register-number order
 	FS      uint32 // quadword: base of the guest's FS

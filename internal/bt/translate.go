@@ -14,8 +14,8 @@ const MaxCode = 8192
 // Translate translates the guest code at rip, of which code has the bytes up
 // to the end of the page, or more when the first instruction crosses it: then
 // limit is 1, and MaxInsts otherwise. The result is to be placed at the host address at;
-// its exits have the numbers from id on. slow tells which instructions must be
-// interpreted. A block whose first instruction cannot be translated has N 0.
+// its exits have the numbers from id on. slow tells which instructions were seen
+// to access the lower half. A block whose first instruction cannot be translated has N 0.
 func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, limit int, slow func(rip uint64) bool) *Block {
 	e := &emitter{h: h, at: at, id: id, b: &Block{RIP: rip}}
 	b := e.b
@@ -35,13 +35,24 @@ func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, limit int
 			e.chain(pc)
 			break
 		}
-		if insn.Decode(rest, insn.Mode64, &in) != nil || slow(pc) {
-			// Truncated: it goes on in the next page.
+		err := insn.Decode(rest, insn.Mode64, &in)
+		if err == insn.ErrTruncated && b.N != 0 {
+			// It goes on in the next page, as a block of its own.
+			e.mark(pc, None)
+			e.bytes(0xe9)
+			e.chain(pc)
+			break
+		}
+		if err != nil {
 			e.step(pc)
 			break
 		}
 		e.mark(pc, None)
 		start, exits, marks := len(e.out), len(b.Exits), len(b.Marks)
+		if slow(pc) && !e.guard(&in, pc) {
+			e.step(pc)
+			break
+		}
 		e.rest = rest[in.Len:]
 		done, end := e.inst(rest[:in.Len], &in, pc)
 		if in.Op == insn.OpSTI && plain(rest[in.Len:]) {

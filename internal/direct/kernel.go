@@ -198,7 +198,7 @@ func (k *Kernel) enter(b *cached) (step bool, err error) {
 	for i := range c.GSel {
 		c.GSel[i] = uint32(st.Seg[i].Sel)
 	}
-	c.PopMask, c.IFMask = bt.PopMask, x86.FlagIF
+	c.PopMask, c.IFMask, c.Upper = bt.PopMask, x86.FlagIF, 1<<63
 	c.LoadSel = 0
 	c.IF, c.Want, c.Mask = 0, 0, bt.TableSize-1
 	c.TSCAux = uint64(uint32(st.TSCAux))
@@ -343,7 +343,8 @@ func (k *Kernel) signalled() (step bool, err error) {
 
 const maxSlow = 1 << 17
 
-// learn makes the instruction at rip leave without a fault from now on.
+// learn makes the instruction at rip leave without a fault from now on when it
+// accesses the lower half.
 func (k *Kernel) learn(b *cached, rip uint64) {
 	if b == nil || k.c.slow[rip] {
 		return

@@ -350,3 +350,28 @@ func TestKernelCrossing(t *testing.T) {
 		t.Fatal(x, err, g.st.GPR[x86.RAX])
 	}
 }
+
+// TestKernelLearned runs instructions that have met the lower half with
+// addresses in both.
+func TestKernelLearned(t *testing.T) {
+	const low = 0x400000
+	// loop: mov (%rsi,%r8), %rax; add %rax, 8(%rbx); push %rdi; push %rsi; mov $16, %ecx; rep movsb
+	// pop %rsi; pop %rdi; xchg %rsi, %rdi; xchg %rbx, %r9; dec %edx; jnz loop; hlt
+	code := []byte{0x4a, 0x8b, 0x04, 0x06, 0x48, 0x01, 0x43, 0x08, 0x57, 0x56, 0xb9, 16, 0, 0, 0, 0xf3, 0xa4,
+		0x5e, 0x5f, 0x48, 0x87, 0xf7, 0x4c, 0x87, 0xcb, 0xff, 0xca, 0x75, 0xe3, 0xf4}
+	var gs [2]*kernelGuest
+	for i := range gs {
+		g := newKernelGuest(t, code, i == 0)
+		gpa := g.page([]byte("a page in the lower half, of the supervisor"))
+		g.pages = append(g.pages, gpa)
+		g.mapPage(low, gpa, x86.PTEPresent|x86.PTEWrite|x86.PTEAccessed|x86.PTEDirty|x86.PTENX)
+		g.st.GPR[x86.RSI], g.st.GPR[x86.RDI], g.st.GPR[x86.R8] = low, kData+0x100, 8
+		g.st.GPR[x86.RBX], g.st.GPR[x86.R9], g.st.GPR[x86.RDX] = kData+0x200, low+0x200, 9
+		g.run()
+		gs[i] = g
+	}
+	gs[0].diff(gs[1], code)
+	if n := gs[0].k.Stats(); n.Learned == 0 || n.Faults > 8 {
+		t.Errorf("%+v", n)
+	}
+}

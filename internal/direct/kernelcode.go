@@ -61,7 +61,7 @@ type codeCache struct {
 	va     map[uint64]codePlace // by page of RIP
 	order  []*cached            // by host address
 	exits  []exitRef
-	slow   map[uint64]bool                  // instructions that must be interpreted
+	slow   map[uint64]bool                  // instructions that access user memory
 	page   [x86.PageSize + insn.MaxLen]byte // what is being translated
 
 	// What flushes left to compare: everything, or what is not global; and
@@ -97,6 +97,7 @@ func (c *codeCache) place(area, exit uint64) {
 		TSCAux:  control + stub.TSCAuxOff,
 		PopMask: control + stub.PopMaskOff,
 		IFMask:  control + stub.IFMaskOff,
+		Upper:   control + stub.UpperOff,
 		CR:      control + stub.CROff,
 		Sel:     control + stub.GSelOff,
 		FS:      control + stub.GFSOff,

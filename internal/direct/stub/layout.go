@@ -114,6 +114,7 @@ type Control struct {
 	GKernel uint64 // IA32_KERNEL_GS_BASE
 	PopMask uint64 // flags that POPF is not translated with
 	IFMask  uint64 // FlagIF
+	Upper   uint64 // 1<<63
 }
 
 // Offsets in Control that the program uses; layout_test.go checks them.
@@ -151,6 +152,7 @@ const (
 	oGKernel    = 0x1b8
 	oPopMask    = 0x1c0
 	oIFMask     = 0x1c8
+	oUpper      = 0x1d0
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
@@ -171,6 +173,7 @@ const (
 	GKernelOff = ControlOff + oGKernel
 	PopMaskOff = ControlOff + oPopMask
 	IFMaskOff  = ControlOff + oIFMask
+	UpperOff   = ControlOff + oUpper
 )
 
 // MaxCalls is the capacity of the call list.

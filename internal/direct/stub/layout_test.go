@@ -46,6 +46,7 @@ func TestControlOffsets(t *testing.T) {
 		{"GKernel", unsafe.Offsetof(c.GKernel), oGKernel},
 		{"PopMask", unsafe.Offsetof(c.PopMask), oPopMask},
 		{"IFMask", unsafe.Offsetof(c.IFMask), oIFMask},
+		{"Upper", unsafe.Offsetof(c.Upper), oUpper},
 		{"size of Call", unsafe.Sizeof(Call{}), 64},
 	} {
 		if o.got != o.want {
