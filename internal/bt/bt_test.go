@@ -10,6 +10,7 @@ import (
 )
 
 var host = Host{ExitID: 0x1000, Scratch: 0x1008, Exit: 0x2000, IF: 0x1028, Want: 0x1030, Mask: 0x1038, TSCAux: 0x1040,
+	PopMask: 0x1048, IFMask: 0x1050, Upper: 0x1058, CR: 0x1060, Sel: 0x1090, FS: 0x10a8, GS: 0x10b0, Kernel: 0x10b8, FSGSBase: true,
 	Tags: 0x100000, Targets: 0x300000, Lookup: 0x500000}
 
 const at = 0x600000
@@ -22,6 +23,15 @@ func translate(t *testing.T, code string) *Block {
 	}
 	return Translate(&host, 0xffffffff81000000, b, at, 7, MaxInsts, func(uint64) bool { return false })
 }
+
+// Parts of forms.
+const (
+	save0  = "48890c25 08100000" // mov [Scratch], rcx
+	save1  = "48891425 10100000"
+	load0  = "488b0c25 08100000"
+	load1  = "488b1425 10100000"
+	rspRCX = "48ba 0000000010780000 488da411 00000000" // rsp = rcx + Delta
+)
 
 // TestForms translates single instructions, each followed by HLT, which is
 // interpreted, and compares the bytes before that exit.
@@ -48,6 +58,24 @@ func TestForms(t *testing.T) {
 		{"rdtsc", "0f31", "0f31"},
 		{"rdtscp", "0f01f9", "0faee80f31 8b0c25 40100000"},
 		{"push memory", "ff7708", "65ff7708"},
+		{"push rsp", "54", save0 + "48b9 00000000f087ffff 488d8c0c 00000000 51" + load0},
+		{"pop rsp", "5c", save0 + save1 + "488b0c24" + rspRCX + load0 + load1},
+		{"store of rsp", "488927", save0 + "48b9 00000000f087ffff 488d8c0c 00000000 6548890f" + load0},
+		{"load of rsp", "488b27", save0 + save1 + "65488b0f" + rspRCX + load0 + load1},
+		{"cmp with rsp", "4839e0", save0 + "48b9 00000000f087ffff 488d8c0c 00000000 4839c8" + load0},
+		{"sub from rsp", "4829c4", save0 + save1 + "48b9 00000000f087ffff 488d8c0c 00000000" +
+			"48ba 000000001078 0000 4829c1 488da411 00000000" + load0 + load1},
+		{"lea of the stack with an index", "488d44c408", save0 + "48b9 08000000f087ffff 488d8c0c 00000000 488d04c1" + load0},
+		{"lea of the low half of rsp", "8d442408", "8d442408"},
+		{"mov from cr3", "0f20d8", "488b0425 78100000"},
+		{"mov from ss", "8cd2", "8b1425 98100000"},
+		{"rdgsbase", "f3480faec8", "488b0425 b0100000"},
+		{"wrfsbase", "f3480faed0", save0 + "f3480faed8 48b9 0000000010780000 f3480faed9 48890425 a8100000" + load0},
+		{"wrgsbase", "f3480faed8", save0 + "f3480faed8 48b9 0000000010780000 f3480faed9" +
+			"488d8c08 00000000 f3480faed1 48890425 b0100000" + load0},
+		{"clflush", "0fae3f", "650fae3f"},
+		{"pause", "f390", "f390"},
+		{"mfence", "0faef0", "0faef0"},
 	} {
 		b := translate(t, c.guest+"f4")
 		x := b.Exits[len(b.Exits)-1]
@@ -67,12 +95,8 @@ func TestInterpreted(t *testing.T) {
 	for _, c := range []struct{ name, guest string }{
 		{"hlt", "f4"},
 		{"in", "ec"},
-		{"mov cs", "8cc8"},
-		{"mov cr3", "0f20d8"},
 		{"cpuid", "0fa2"},
-		{"swapgs", "0f01f8"},
 		{"sti; hlt", "fbf4"},
-		{"popf", "9d"},
 		{"iretq", "48cf"},
 		{"syscall", "0f05"},
 		{"sgdt", "0f0100"},
@@ -80,10 +104,11 @@ func TestInterpreted(t *testing.T) {
 		{"x87", "d9e8"},
 		{"fs operand", "64488b00"},
 		{"32-bit address", "67488b00"},
-		{"push rsp", "54"},
-		{"pop rsp", "5c"},
-		{"store of rsp", "488927"},
-		{"wrgsbase", "f3480faed8"},
+		{"32-bit wrgsbase", "f30faed8"},
+		{"mov to cr3", "0f22d8"},
+		{"mov from cr8", "440f20c0"},
+		{"store of ds", "8c1f"},
+		{"verw", "0f00 2c24"},
 		{"rdpid", "f30fc7f8"},
 		{"ud2", "0f0b"},
 		{"far return", "48cb"},
@@ -101,6 +126,7 @@ func TestFlagless(t *testing.T) {
 	for _, code := range []string{
 		"4889e5", "4889ec", "488d6424f8", "488d65e8", "c9", "f348ab", "48a5", "f3a4", "9c", "fb90",
 		"c3", "ffe0", "ff10", "ff5020", "ff542410", "e800010000", "7410", "eb05", "41ff14c7",
+		"54", "5c", "488927", "488b27", "488d44c408", "0f20d8", "8cd2", "0f01f8",
 	} {
 		b := translate(t, code+"90f4")
 		for pos := 0; pos < len(b.Code); {
@@ -124,6 +150,37 @@ func TestFlagless(t *testing.T) {
 			t.Errorf("lookup: %v writes flags", in.Op)
 		}
 		pos += int(in.Len)
+	}
+}
+
+// TestGuard translates instructions that were seen to access the lower half.
+func TestGuard(t *testing.T) {
+	for _, c := range []struct{ name, guest, want string }{
+		{"load", "488b4708", save0 + "488d8f08000000 c4e2f2f50c2558100000 e30a" + load0 + "eb18"},
+		{"load with an index", "498b04cc", save0 + "498d8ccc00000000 c4e2f2f50c2558100000 e30a" + load0 + "eb18"},
+		{"movs", "f3a4", save0 + "c4e2c2f50c2558100000 e316 c4e2caf50c2558100000 e30a" + load0 + "eb18"},
+	} {
+		g, _ := hex.DecodeString(c.guest)
+		b := Translate(&host, 0xffffffff81000000, append(g, 0xf4), at, 7, MaxInsts, func(a uint64) bool { return a == 0xffffffff81000000 })
+		if b.N != 1 || len(b.Exits) != 2 || b.Exits[0].RIP != 0xffffffff81000000 {
+			t.Errorf("%s: %d translated, exits %+v", c.name, b.N, b.Exits)
+		}
+		want := strings.ReplaceAll(c.want, " ", "")
+		if got := hex.EncodeToString(b.Code); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %s, want %s...", c.name, got, want)
+		}
+	}
+	b := Translate(&host, 0xffffffff81000000, []byte{0x48, 0x8b, 0x04, 0x24, 0xf4}, at, 7, MaxInsts, func(uint64) bool { return true })
+	if b.N != 0 {
+		t.Error("an access of the stack is guarded")
+	}
+}
+
+// TestCrossing wants an instruction in two pages to be a block of its own.
+func TestCrossing(t *testing.T) {
+	b := translate(t, "90 488b")
+	if b.N != 1 || b.Len != 1 || len(b.Exits) != 1 || b.Exits[0].Kind != ExitChain || b.Exits[0].RIP != 0xffffffff81000001 {
+		t.Errorf("%d translated, exits %+v", b.N, b.Exits)
 	}
 }
 

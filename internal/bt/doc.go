@@ -49,10 +49,20 @@ type Host struct {
 	IF      uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
 	Want    uint32 // quadword: not 0 when an interrupt waits for IF
 	Mask    uint32 // quadword TableSize-1
+	PopMask uint32 // quadword PopMask
+	IFMask  uint32 // quadword FlagIF
+	Upper   uint32 // quadword 1<<63
+	CR      uint32 // quadwords: CR0 to CR4
+	Sel     uint32 // doublewords: selectors, in register-number order
+	FS      uint32 // quadword: base of the guest's FS
+	GS      uint32 // and of GS; the host's FS.base is this one folded
+	Kernel  uint32 // quadword: IA32_KERNEL_GS_BASE
 	TSCAux  uint32 // doubleword: IA32_TSC_AUX
 	Tags    uint32 // jump table: TableSize negated guest addresses
 	Targets uint32 // and host addresses
 	Lookup  uint64 // the routine of Host.LookupCode
+
+	FSGSBase bool // CR4.FSGSBASE: RDFSBASE and its like are allowed
 }
 
 // Saved tells which registers lie elsewhere at a mark.
@@ -68,6 +78,9 @@ const (
 	RDX            // RDX is in Scratch[0]
 	Two            // RCX and RDX are in Scratch[0] and [1]
 	TwoPush        // the same, and RSP is 8 too low
+	TwoRSP         // the same as Two, and RCX is the guest's RSP
+	TwoIF          // the same as Two, and RCX is to be the word at Host.IF
+	TwoGS          // the same as Two, and RCX is to be the word at Host.GS
 )
 
 // Mark says what the guest state is from an offset in a block on.

@@ -123,6 +123,22 @@ func (e *emitter) toRSP(rip uint64, src uint8, disp int32) {
 	e.load(tmp, 0)
 }
 
+// jrcxz emits a short jump forward, which land gives its target. It tests
+// without flags.
+func (e *emitter) jrcxz() int {
+	e.bytes(0xe3, 0x00)
+	return len(e.out)
+}
+
+func (e *emitter) land(from int) { e.out[from-1] = byte(len(e.out) - from) }
+
+// pext emits PEXT dst, src, [mask], all of the first eight registers:
+// VEX.LZ.F3.0F38.W1 F5 /r, no flags.
+func (e *emitter) pext(dst, src uint8, mask uint32) {
+	e.bytes(0xc4, 0xe2, 0x82|^src&15<<3, 0xf5, dst<<3|4, 0x25)
+	e.imm32(mask)
+}
+
 // copyInst emits the instruction with its memory operand folded; ok is false
 // when that cannot be done, and then nothing was emitted.
 func (e *emitter) copyInst(raw []byte, in *insn.Inst, rip uint64) bool {

@@ -19,19 +19,18 @@ func Lookup(h *Host, id uint32) *Block {
 	e.save(1, x86.RDX)
 	e.save(2, x86.RCX)
 	e.mark(0, TargetIn)
-	e.index()
+	e.pext(x86.RDX, x86.RCX, h.Mask)
 	e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Tags+rdx*8]
 	e.imm32(h.Tags)
 	e.bytes(0x48, 0x8d, 0x0c, 0x11) // lea rcx, [rcx+rdx]
-	e.bytes(0xe3, 0x00)             // jrcxz hit
-	jrcxz := len(e.out)
+	hit := e.jrcxz()
 	e.load(x86.RCX, 0)
 	e.load(x86.RDX, 1)
 	e.b.Exits = []Exit{{Kind: ExitChain}}
 	e.leave(0)
-	e.out[jrcxz-1] = byte(len(e.out) - jrcxz)
+	e.land(hit)
 	e.load(x86.RCX, 2)
-	e.index()
+	e.pext(x86.RDX, x86.RCX, h.Mask)
 	e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Targets+rdx*8]
 	e.imm32(h.Targets)
 	e.save(3, x86.RDX)
@@ -41,10 +40,4 @@ func Lookup(h *Host, id uint32) *Block {
 	e.imm32(h.Scratch + 24)
 	e.b.Code = e.out
 	return e.b
-}
-
-// index emits PEXT RDX, RCX, [Mask]: VEX.LZ.F3.0F38.W1 F5 /r, no flags.
-func (e *emitter) index() {
-	e.bytes(0xc4, 0xe2, 0xf2, 0xf5, 0x14, 0x25)
-	e.imm32(e.h.Mask)
 }

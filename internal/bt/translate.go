@@ -14,8 +14,8 @@ const MaxCode = 8192
 // Translate translates the guest code at rip, of which code has the bytes up
 // to the end of the page, or more when the first instruction crosses it: then
 // limit is 1, and MaxInsts otherwise. The result is to be placed at the host address at;
-// its exits have the numbers from id on. slow tells which instructions must be
-// interpreted. A block whose first instruction cannot be translated has N 0.
+// its exits have the numbers from id on. slow tells which instructions were seen
+// to access the lower half. A block whose first instruction cannot be translated has N 0.
 func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, limit int, slow func(rip uint64) bool) *Block {
 	e := &emitter{h: h, at: at, id: id, b: &Block{RIP: rip}}
 	b := e.b
@@ -35,13 +35,24 @@ func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, limit int
 			e.chain(pc)
 			break
 		}
-		if insn.Decode(rest, insn.Mode64, &in) != nil || slow(pc) {
-			// Truncated: it goes on in the next page.
+		err := insn.Decode(rest, insn.Mode64, &in)
+		if err == insn.ErrTruncated && b.N != 0 {
+			// It goes on in the next page, as a block of its own.
+			e.mark(pc, None)
+			e.bytes(0xe9)
+			e.chain(pc)
+			break
+		}
+		if err != nil {
 			e.step(pc)
 			break
 		}
 		e.mark(pc, None)
 		start, exits, marks := len(e.out), len(b.Exits), len(b.Marks)
+		if slow(pc) && !e.guard(&in, pc) {
+			e.step(pc)
+			break
+		}
 		e.rest = rest[in.Len:]
 		done, end := e.inst(rest[:in.Len], &in, pc)
 		if in.Op == insn.OpSTI && plain(rest[in.Len:]) {
@@ -98,6 +109,9 @@ func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
 	case in.Op == insn.OpPUSHF && in.OpSize == 64:
 		e.pushf(pc, next)
 		return true, false
+	case in.Op == insn.OpPOPF && in.OpSize == 64:
+		e.popf(pc, next)
+		return true, false
 	case in.Op == insn.OpRDTSC:
 		e.bytes(raw...) // the guest's time-stamp counter is the host's
 		return true, false
@@ -108,7 +122,10 @@ func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
 		e.imm32(e.h.TSCAux)
 		return true, false
 	}
-	if c != insn.Innocuous || in.OpSize == 16 && (in.Op == insn.OpPUSH || in.Op == insn.OpPOP) {
+	if c != insn.Innocuous {
+		return e.system(in, pc, next), false
+	}
+	if in.OpSize == 16 && (in.Op == insn.OpPUSH || in.Op == insn.OpPOP) {
 		return false, false
 	}
 	switch in.Op {
@@ -126,13 +143,20 @@ func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
 		return true, false
 	case insn.OpPUSHF, insn.OpPOPF, insn.OpENTER, insn.OpXLAT, insn.OpLODS, insn.OpCMPS, insn.OpSCAS:
 		return false, false
+	case insn.OpCLFLUSH, insn.OpCLFLUSHOPT, insn.OpCLWB:
+		return e.copyInst(raw, in, pc), false // for its faults
 	case insn.OpLEA:
-		return e.leaInst(raw, in, pc), false
+		return e.leaInst(raw, in, pc, next), false
 	case insn.OpPUSH, insn.OpPOP:
-		if usesRSP(in) {
-			return false, false
+		switch {
+		case !usesRSP(in):
+			return e.copyInst(raw, in, pc), false
+		case in.Op == insn.OpPUSH:
+			e.pushRSP(pc, next)
+		default:
+			e.popRSP(pc, next)
 		}
-		return e.copyInst(raw, in, pc), false
+		return true, false
 	}
 	switch in.Enc.Group {
 	case insn.GroupInt:
@@ -140,48 +164,9 @@ func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
 		return false, false
 	}
 	if usesRSP(in) {
-		return e.rspInst(raw, in, pc), false
+		return e.rspInst(raw, in, pc, next), false
 	}
 	return e.copyInst(raw, in, pc), false
-}
-
-// rspInst emits an instruction that has RSP as a register operand.
-func (e *emitter) rspInst(raw []byte, in *insn.Inst, pc uint64) bool {
-	if in.OpSize != 64 || in.NArg != 2 || in.ModRMOff != 0 && in.ModRM < 0xc0 {
-		return false
-	}
-	dst, src := in.Args[0], in.Args[1]
-	switch in.Op {
-	case insn.OpMOV:
-		switch {
-		case src.Kind != insn.ArgGPR || dst.Kind != insn.ArgGPR:
-			return false
-		case dst.Reg == x86.RSP && src.Reg == x86.RSP:
-			return true
-		case dst.Reg == x86.RSP:
-			e.toRSP(pc, src.Reg, 0)
-			return true
-		}
-		e.rspTo(dst.Reg, 0)
-		return true
-	case insn.OpADD, insn.OpSUB:
-		if dst.Kind != insn.ArgGPR || dst.Reg != x86.RSP || src.Kind != insn.ArgImm {
-			return false
-		}
-		if !signDead(e.rest) {
-			return false
-		}
-		e.bytes(raw...)
-		return true
-	case insn.OpAND:
-		// Delta is a multiple of 2^36.
-		if dst.Kind != insn.ArgGPR || dst.Reg != x86.RSP || src.Kind != insn.ArgImm || in.Imm >= 0 || !signDead(e.rest) {
-			return false
-		}
-		e.bytes(raw...)
-		return true
-	}
-	return false
 }
 
 // signDead reports whether SF is not looked at before it is written, in the
@@ -193,11 +178,12 @@ func signDead(code []byte) bool {
 		if insn.Decode(code, insn.Mode64, &in) != nil {
 			return true // behind the page
 		}
+		// MOV of control registers leaves flags undefined, and in fact alone.
 		const sf = 1 << 7
 		switch {
 		case in.Enc.FlagsRead&sf != 0, in.Op == insn.OpPUSHF, in.Op == insn.OpLAHF:
 			return false
-		case (in.Enc.FlagsWritten|in.Enc.FlagsUndef)&sf != 0, in.Op == insn.OpJMP, in.Op == insn.OpCALL, in.Op == insn.OpRET:
+		case in.Enc.FlagsWritten&sf != 0, in.Enc.Class == insn.Innocuous && in.Enc.FlagsUndef&sf != 0, in.Op == insn.OpJMP, in.Op == insn.OpCALL, in.Op == insn.OpRET:
 			return true
 		case in.Enc.Class == insn.Branch:
 			return false // one way may look at it
@@ -208,14 +194,14 @@ func signDead(code []byte) bool {
 }
 
 // leaInst emits LEA, which has no memory access.
-func (e *emitter) leaInst(raw []byte, in *insn.Inst, pc uint64) bool {
+func (e *emitter) leaInst(raw []byte, in *insn.Inst, pc, next uint64) bool {
 	m, dst := &in.Mem, in.Args[0].Reg
 	if in.AddrSize != 64 {
 		return false
 	}
 	switch {
 	case m.Base == insn.RIPReg:
-		a := pc + uint64(in.Len) + uint64(m.Disp)
+		a := next + uint64(m.Disp)
 		if in.OpSize != 64 || dst == x86.RSP {
 			return false
 		}
@@ -231,9 +217,9 @@ func (e *emitter) leaInst(raw []byte, in *insn.Inst, pc uint64) bool {
 		}
 		e.bytes(raw...)
 		return true
-	case m.Base == x86.RSP:
-		if in.OpSize != 64 || m.Index != insn.NoReg {
-			return false
+	case m.Base == x86.RSP && in.OpSize == 64: // else folding changes no bit of it
+		if m.Index != insn.NoReg {
+			return e.leaRSP(in, pc, next)
 		}
 		e.rspTo(dst, int32(m.Disp))
 		return true

@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 
 	"ring3/internal/bt"
-	"ring3/internal/cpu"
 	"ring3/internal/direct/stub"
 	"ring3/internal/host"
 	"ring3/internal/mmu"
@@ -93,8 +92,8 @@ func (k *Kernel) Rest() {
 func (k *Kernel) Fits() bool {
 	st := k.e.state
 	const cr0 = x86.CR0PE | x86.CR0PG | x86.CR0WP
-	return st.CPL == 0 && st.RIP >= bt.Lowest && st.GPR[x86.RSP] >= bt.Lowest &&
-		st.Seg[x86.GS].Base >= bt.Lowest && st.Code64() && st.CR0&cr0 == cr0 &&
+	return st.CPL == 0 && st.RIP >= bt.Lowest &&
+		x86.Canonical(bt.Fold(st.Seg[x86.GS].Base)) && st.Code64() && st.CR0&cr0 == cr0 &&
 		st.RFLAGS&(x86.FlagAC|x86.FlagTF|x86.FlagNT|x86.FlagIOPL) == 0 && st.DR[7]&0xff == 0 &&
 		!st.InterruptShadow && !st.Halted
 }
@@ -133,14 +132,22 @@ func (k *Kernel) fail(err error) (KernelExit, error) {
 func (k *Kernel) Run() (KernelExit, error) {
 	k.stats.Runs++
 	e := k.e
+	if e.state.CR3 != k.cr3 {
+		k.cr3 = e.state.CR3
+		k.Flush(Flush{Kind: FlushNonGlobal})
+	}
+	if e.lied {
+		e.lied = false
+		return KernelDied, e.lie.Err
+	}
 	if k.s == nil {
 		if err := k.start(); err != nil {
 			return k.fail(err)
 		}
 	}
-	if e.state.CR3 != k.cr3 {
-		k.cr3 = e.state.CR3
-		k.Flush(Flush{Kind: FlushNonGlobal})
+	if on := e.state.CR4&x86.CR4FSGSBASE != 0; on != k.c.h.FSGSBase {
+		k.c.h.FSGSBase = on
+		k.c.flush()
 	}
 	k.freshen()
 	for {
@@ -186,6 +193,12 @@ func (k *Kernel) enter(b *cached) (step bool, err error) {
 	rsp := bt.Fold(st.GPR[x86.RSP])
 	c.IRET = [5]uint64{b.host, selCS64, hostFlags(st.RFLAGS) &^ x86.FlagRF, rsp, selData}
 	c.FSBase, c.GSBase = bt.Fold(st.Seg[x86.GS].Base), bt.Delta
+	c.GFS, c.GGS, c.GKernel = st.Seg[x86.FS].Base, st.Seg[x86.GS].Base, st.KernelGSBase
+	c.CR = [5]uint64{0: st.CR0, 2: st.CR2, 3: st.CR3, 4: st.CR4}
+	for i := range c.GSel {
+		c.GSel[i] = uint32(st.Seg[i].Sel)
+	}
+	c.PopMask, c.IFMask, c.Upper = bt.PopMask, x86.FlagIF, 1<<63
 	c.LoadSel = 0
 	c.IF, c.Want, c.Mask = 0, 0, bt.TableSize-1
 	c.TSCAux = uint64(uint32(st.TSCAux))
@@ -230,6 +243,9 @@ func (k *Kernel) enter(b *cached) (step bool, err error) {
 	switch reason {
 	case stub.ReasonExit:
 		k.stats.Exits++
+		if err := k.readBases(); err != nil {
+			return false, err
+		}
 		for i := range st.GPR {
 			st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
 		}
@@ -244,19 +260,30 @@ func (k *Kernel) enter(b *cached) (step bool, err error) {
 	return false, fmt.Errorf("%w: stopped in stub code for reason %d, signal %d", errDied, reason, atomic.LoadUint32(&c.Signo))
 }
 
+// readBases moves what translated code has made of the segment bases to State.
+func (k *Kernel) readBases() error {
+	c, st := k.s.p.ctl, k.e.state
+	fs, gs, kernel := atomic.LoadUint64(&c.GFS), atomic.LoadUint64(&c.GGS), atomic.LoadUint64(&c.GKernel)
+	if !x86.Canonical(fs) || !x86.Canonical(gs) || !x86.Canonical(kernel) {
+		return fmt.Errorf("%w: segment bases %#x, %#x, %#x", errDied, fs, gs, kernel)
+	}
+	st.Seg[x86.FS].Base, st.Seg[x86.GS].Base, st.KernelGSBase = fs, gs, kernel
+	return nil
+}
+
 // signalled serves a stop by a signal.
 func (k *Kernel) signalled() (step bool, err error) {
 	k.stats.Faults++
 	e, p, st := k.e, k.s.p, k.e.state
-	segs := [2]cpu.Segment{st.Seg[x86.FS], st.Seg[x86.GS]}
-	cs, ss := st.Seg[x86.CS], st.Seg[x86.SS]
-	ds, es := st.Seg[x86.DS], st.Seg[x86.ES]
+	segs := st.Seg
 	f, err := e.readFrame(p)
 	if err != nil {
 		return false, err
 	}
-	st.Seg[x86.FS], st.Seg[x86.GS], st.Seg[x86.CS], st.Seg[x86.SS] = segs[0], segs[1], cs, ss
-	st.Seg[x86.DS], st.Seg[x86.ES] = ds, es
+	st.Seg = segs
+	if err := k.readBases(); err != nil {
+		return false, err
+	}
 	st.RFLAGS &^= x86.FlagRF
 	st.GPR[x86.RSP] = bt.Unfold(st.GPR[x86.RSP])
 	at := st.RIP
@@ -274,11 +301,22 @@ func (k *Kernel) signalled() (step bool, err error) {
 	case bt.RDXFold:
 		st.GPR[x86.RDX] = scratch(0)
 		st.GPR[x86.RDI] = bt.Unfold(st.GPR[x86.RDI])
-	case bt.Two, bt.TwoPush:
-		st.GPR[x86.RCX], st.GPR[x86.RDX] = scratch(0), scratch(1)
-		if m.Saved == bt.TwoPush {
+	case bt.Two, bt.TwoPush, bt.TwoRSP, bt.TwoIF, bt.TwoGS:
+		rcx := st.GPR[x86.RCX]
+		switch m.Saved {
+		case bt.TwoPush:
 			st.GPR[x86.RSP] += 8
+		case bt.TwoRSP:
+			st.GPR[x86.RSP] = rcx
+		case bt.TwoIF:
+			st.RFLAGS = st.RFLAGS&^x86.FlagIF | (rcx+x86.FlagIF)&x86.FlagIF
+		case bt.TwoGS:
+			if !x86.Canonical(bt.Fold(rcx)) {
+				return false, fmt.Errorf("%w: GS is %#x", errDied, rcx)
+			}
+			st.Seg[x86.GS].Base = rcx
 		}
+		st.GPR[x86.RCX], st.GPR[x86.RDX] = scratch(0), scratch(1)
 	case bt.Target:
 		st.RIP = st.GPR[x86.RCX]
 		st.GPR[x86.RCX] = scratch(0)
@@ -305,7 +343,8 @@ func (k *Kernel) signalled() (step bool, err error) {
 
 const maxSlow = 1 << 17
 
-// learn makes the instruction at rip leave without a fault from now on.
+// learn makes the instruction at rip leave without a fault from now on when it
+// accesses the lower half.
 func (k *Kernel) learn(b *cached, rip uint64) {
 	if b == nil || k.c.slow[rip] {
 		return

@@ -23,13 +23,21 @@ const (
 // noEnv is a machine without anything.
 type noEnv struct{ fpu cpu.FPU }
 
-func (*noEnv) ReadMSR(uint32) (uint64, bool)         { return 0, false }
-func (*noEnv) WriteMSR(uint32, uint64) bool          { return false }
-func (*noEnv) CPUID(_, _ uint32) (a, b, c, d uint32) { return }
-func (*noEnv) TSC() uint64                           { return 0 }
-func (*noEnv) Flushed(interp.Flush)                  {}
-func (e *noEnv) SyncFPU() *cpu.FPU                   { return &e.fpu }
-func (*noEnv) SetCR8(uint64)                         {}
+func (*noEnv) ReadMSR(uint32) (uint64, bool) { return 0, false }
+func (*noEnv) WriteMSR(uint32, uint64) bool  { return false }
+func (*noEnv) CPUID(leaf, _ uint32) (a, b, c, d uint32) {
+	if leaf == 0 {
+		return 7, 0, 0, 0
+	}
+	if leaf == 7 {
+		b = 1 // FSGSBASE
+	}
+	return
+}
+func (*noEnv) TSC() uint64          { return 0 }
+func (*noEnv) Flushed(interp.Flush) {}
+func (e *noEnv) SyncFPU() *cpu.FPU  { return &e.fpu }
+func (*noEnv) SetCR8(uint64)        {}
 
 // kernelGuest is a machine that runs kernel code, by the interpreter alone or
 // with a translator.
@@ -64,7 +72,8 @@ func newKernelGuest(t testing.TB, code []byte, translate bool) *kernelGuest {
 	})
 	st := g.st
 	st.CR0 = x86.CR0PE | x86.CR0PG | x86.CR0WP | x86.CR0NE
-	st.CR4 = x86.CR4PAE | x86.CR4PGE | x86.CR4SMAP
+	st.CR4 = x86.CR4PAE | x86.CR4PGE | x86.CR4SMAP | x86.CR4FSGSBASE
+	st.KernelGSBase = kCPU + 0x800
 	st.EFER = x86.EFERLME | x86.EFERLMA | x86.EFERNX
 	st.RFLAGS = x86.FlagFixed
 	const flat = cpu.AttrP | cpu.AttrS | cpu.AttrWritable | cpu.AttrAccessed | cpu.AttrG
@@ -101,7 +110,7 @@ func (g *kernelGuest) run() {
 			}
 		}
 		if e := g.c.Run(1); e == interp.ExitShutdown {
-			g.t.Fatalf("triple fault at rip %#x", g.st.RIP)
+			g.t.Fatalf("triple fault at rip %#x, cr2 %#x, gpr %x, translated %v", g.st.RIP, g.st.CR2, g.st.GPR, g.k != nil)
 		}
 	}
 }
@@ -109,7 +118,8 @@ func (g *kernelGuest) run() {
 // diff compares two machines.
 func (g *kernelGuest) diff(o *kernelGuest, code []byte) {
 	g.t.Helper()
-	if g.st.GPR != o.st.GPR || g.st.RIP != o.st.RIP || g.st.RFLAGS != o.st.RFLAGS {
+	if g.st.GPR != o.st.GPR || g.st.RIP != o.st.RIP || g.st.RFLAGS != o.st.RFLAGS ||
+		g.st.Seg != o.st.Seg || g.st.KernelGSBase != o.st.KernelGSBase {
 		g.t.Fatalf("code %x\ntranslated  %x rip %x flags %x\ninterpreted %x rip %x flags %x", code,
 			g.st.GPR, g.st.RIP, g.st.RFLAGS, o.st.GPR, o.st.RIP, o.st.RFLAGS)
 	}
@@ -141,7 +151,7 @@ func kernelProgram(r *rand.Rand) []byte {
 		if r.IntN(2) == 0 {
 			w = 0x40
 		}
-		switch r.IntN(22) {
+		switch r.IntN(34) {
 		case 0, 1, 2:
 			emit(w|s>>3<<2|d>>3, op, 0xc0|s&7<<3|d&7)
 		case 3, 4, 5: // on memory
@@ -180,8 +190,33 @@ func kernelProgram(r *rand.Rand) []byte {
 			emit(0x40|d>>3, 0xff, 0xd0|d&7, 0xeb, 1, 0xc3)
 		case 20: // lock xadd
 			emit(0xf0, w|s>>3<<2, 0x0f, 0xc1, 0x40|s&7<<3|ptr, disp)
-		case 21: // mov cs: interpreted
-			emit(0x40|d>>3, 0x8c, 0xc8|d&7)
+		case 21: // mov from a segment register
+			emit(0x40|d>>3, 0x8c, 0xc0|byte(r.IntN(6))<<3|d&7)
+		case 22: // mov mem, rsp
+			emit(0x48, 0x89, 0x60|ptr, disp)
+		case 23: // mov [rdi], rsp; change rsp; mov rsp, [rdi]
+			emit(0x48, 0x89, 0x67, disp, 0x48, 0x83, 0xec, disp, 0x48, 0x8b, 0x67, disp)
+		case 24: // push rsp; pop
+			emit(0x54, 0x40|d>>3, 0x58|d&7)
+		case 25: // push rsp; add qword [rsp], 8; pop rsp
+			emit(0x54, 0x48, 0x83, 0x04, 0x24, 0, 0x5c)
+		case 26: // lea d, [rsp+s*8+disp]
+			emit(0x48|d>>3<<2|s>>3<<1, 0x8d, 0x44|d&7<<3, 0xc4|s&7<<3, disp)
+		case 27: // mov r12d, disp; sub rsp, r12; add rsp, r12
+			emit(0x41, 0xbc, disp, 0, 0, 0, 0x4c, 0x29, 0xe4, 0x4c, 0x01, 0xe4)
+		case 28: // cmp rsp, s; cmp [ptr], rsp
+			emit(0x48|s>>3<<2, 0x39, 0xc4|s&7<<3, 0x48, 0x39, 0x60|ptr, disp)
+		case 29: // mov from CR0, 2, 3 or 4: CR3 is the same for both
+			emit(0x40|d>>3, 0x0f, 0x20, []byte{0xc0, 0xd0, 0xd8, 0xe0}[r.IntN(4)]|d&7)
+		case 30: // swapgs; per-CPU access
+			emit(0x0f, 0x01, 0xf8, 0x65, w|s>>3<<2, op, 0x04|s&7<<3, 0x25, disp, 0, 0, 0)
+		case 31: // rdgsbase d; wrgsbase d; rdfsbase d
+			emit(0xf3, 0x48|d>>3, 0x0f, 0xae, 0xc8|d&7, 0xf3, 0x48|d>>3, 0x0f, 0xae, 0xd8|d&7)
+			emit(0xf3, 0x48|d>>3, 0x0f, 0xae, 0xc0|d&7)
+		case 32: // lea s, [rsp+disp]; wrfsbase s
+			emit(0x48|s>>3<<2, 0x8d, 0x44|s&7<<3, 0x24, disp, 0xf3, 0x48|s>>3, 0x0f, 0xae, 0xd0|s&7)
+		case 33: // pushfq; xor flags in the word, IF among them or IOPL; popfq
+			emit(0x9c, 0x48, 0x81, 0x34, 0x24, byte(r.UintN(256))&0xd5, byte(r.UintN(256))&0x3a, 0, 0, 0x9d, 0xfc)
 		}
 	}
 	return append(b, 0xf4)
@@ -313,5 +348,30 @@ func TestKernelCrossing(t *testing.T) {
 	g.st.RIP = kCode + 4093
 	if x, err := g.k.Run(); err != nil || x != KernelStep || g.st.GPR[x86.RAX] != 11 {
 		t.Fatal(x, err, g.st.GPR[x86.RAX])
+	}
+}
+
+// TestKernelLearned runs instructions that have met the lower half with
+// addresses in both.
+func TestKernelLearned(t *testing.T) {
+	const low = 0x400000
+	// loop: mov (%rsi,%r8), %rax; add %rax, 8(%rbx); push %rdi; push %rsi; mov $16, %ecx; rep movsb
+	// pop %rsi; pop %rdi; xchg %rsi, %rdi; xchg %rbx, %r9; dec %edx; jnz loop; hlt
+	code := []byte{0x4a, 0x8b, 0x04, 0x06, 0x48, 0x01, 0x43, 0x08, 0x57, 0x56, 0xb9, 16, 0, 0, 0, 0xf3, 0xa4,
+		0x5e, 0x5f, 0x48, 0x87, 0xf7, 0x4c, 0x87, 0xcb, 0xff, 0xca, 0x75, 0xe3, 0xf4}
+	var gs [2]*kernelGuest
+	for i := range gs {
+		g := newKernelGuest(t, code, i == 0)
+		gpa := g.page([]byte("a page in the lower half, of the supervisor"))
+		g.pages = append(g.pages, gpa)
+		g.mapPage(low, gpa, x86.PTEPresent|x86.PTEWrite|x86.PTEAccessed|x86.PTEDirty|x86.PTENX)
+		g.st.GPR[x86.RSI], g.st.GPR[x86.RDI], g.st.GPR[x86.R8] = low, kData+0x100, 8
+		g.st.GPR[x86.RBX], g.st.GPR[x86.R9], g.st.GPR[x86.RDX] = kData+0x200, low+0x200, 9
+		g.run()
+		gs[i] = g
+	}
+	gs[0].diff(gs[1], code)
+	if n := gs[0].k.Stats(); n.Learned == 0 || n.Faults > 8 {
+		t.Errorf("%+v", n)
 	}
 }

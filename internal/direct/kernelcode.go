@@ -61,7 +61,8 @@ type codeCache struct {
 	va     map[uint64]codePlace // by page of RIP
 	order  []*cached            // by host address
 	exits  []exitRef
-	slow   map[uint64]bool // instructions that must be interpreted
+	slow   map[uint64]bool                  // instructions that access user memory
+	page   [x86.PageSize + insn.MaxLen]byte // what is being translated
 
 	// What flushes left to compare: everything, or what is not global; and
 	// the 2 MiB of the stub's addresses with mappings that are not global.
@@ -94,6 +95,14 @@ func (c *codeCache) place(area, exit uint64) {
 		Want:    control + stub.WantOff,
 		Mask:    control + stub.MaskOff,
 		TSCAux:  control + stub.TSCAuxOff,
+		PopMask: control + stub.PopMaskOff,
+		IFMask:  control + stub.IFMaskOff,
+		Upper:   control + stub.UpperOff,
+		CR:      control + stub.CROff,
+		Sel:     control + stub.GSelOff,
+		FS:      control + stub.GFSOff,
+		GS:      control + stub.GGSOff,
+		Kernel:  control + stub.GKernelOff,
 		Exit:    exit,
 		Tags:    uint32(c.base + tagsOff),
 		Targets: uint32(c.base + targetsOff),
@@ -160,10 +169,13 @@ func (k *Kernel) block(rip uint64) *cached {
 		return nil
 	}
 	n := x86.PageSize - rip&(x86.PageSize-1)
-	code, err := e.mem.Slice(t.GPA, n)
+	ram, err := e.mem.Slice(t.GPA, n)
 	if err != nil {
 		return nil
 	}
+	// A copy: what is decoded must be what is translated, and a stub that
+	// lies about its stops writes to RAM meanwhile.
+	code := c.page[:copy(c.page[:], ram)]
 	if v, ok := c.va[rip>>12]; ok && v.gpa != t.GPA&^(x86.PageSize-1) {
 		k.dropVA(rip >> 12)
 	}
@@ -206,7 +218,7 @@ func (k *Kernel) crossing(rip uint64, code []byte) (both []byte, gpa2 uint64, ok
 	}
 	e.mem.MarkCode(t.GPA)
 	k.c.place2(next>>12, t.GPA, t.Global)
-	return append(append([]byte(nil), code...), more...), t.GPA, true
+	return append(code, more...), t.GPA, true
 }
 
 // place2 records where a page of code is.
@@ -331,8 +343,18 @@ func (k *Kernel) dropVA(page uint64) {
 
 var _ guestmem.CodeUser = (*Kernel)(nil)
 
+// settle makes sure that the stub is stopped before the books change. A stub
+// that is not goes, and the next Run says so.
+func (k *Kernel) settle() {
+	if k.e.settle(); k.s != nil && k.e.cur == nil {
+		k.s = nil
+		k.c.flush()
+	}
+}
+
 // DropCode implements guestmem.CodeUser.
 func (k *Kernel) DropCode(gpa uint64, n int) (left bool) {
+	k.settle()
 	c := &k.c
 	page := gpa &^ (x86.PageSize - 1)
 	for _, b := range slices.Clone(c.pages[page]) {
@@ -352,6 +374,7 @@ func (k *Kernel) RevokeStubWrite(gpa uint64) { k.e.RevokeStubWrite(gpa) }
 
 // Flush tells that the guest invalidated translations.
 func (k *Kernel) Flush(f Flush) {
+	k.settle()
 	s := k.s
 	if s == nil {
 		return

@@ -113,6 +113,14 @@ type Control struct {
 	Want    uint64    // not 0: an interrupt waits for IF
 	Mask    uint64    // bits of a target that index the jump table
 	TSCAux  uint64    // the guest's IA32_TSC_AUX
+	CR      [5]uint64 // the guest's CR0 to CR4
+	GSel    [6]uint32 // and its selectors
+	GFS     uint64    // and bases, as the guest knows them
+	GGS     uint64
+	GKernel uint64 // IA32_KERNEL_GS_BASE
+	PopMask uint64 // flags that POPF is not translated with
+	IFMask  uint64 // FlagIF
+	Upper   uint64 // 1<<63
 }
 
 // Offsets in Control that the program uses; layout_test.go checks them.
@@ -143,6 +151,14 @@ const (
 	oWant       = 0x150
 	oMask       = 0x158
 	oTSCAux     = 0x160
+	oCR         = 0x168
+	oGSel       = 0x190
+	oGFS        = 0x1a8
+	oGGS        = 0x1b0
+	oGKernel    = 0x1b8
+	oPopMask    = 0x1c0
+	oIFMask     = 0x1c8
+	oUpper      = 0x1d0
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
@@ -156,6 +172,14 @@ const (
 	WantOff    = ControlOff + oWant
 	MaskOff    = ControlOff + oMask
 	TSCAuxOff  = ControlOff + oTSCAux
+	CROff      = ControlOff + oCR
+	GSelOff    = ControlOff + oGSel
+	GFSOff     = ControlOff + oGFS
+	GGSOff     = ControlOff + oGGS
+	GKernelOff = ControlOff + oGKernel
+	PopMaskOff = ControlOff + oPopMask
+	IFMaskOff  = ControlOff + oIFMask
+	UpperOff   = ControlOff + oUpper
 )
 
 // MaxCalls is the capacity of the call list.

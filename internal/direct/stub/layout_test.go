@@ -39,6 +39,14 @@ func TestControlOffsets(t *testing.T) {
 		{"Want", unsafe.Offsetof(c.Want), oWant},
 		{"Mask", unsafe.Offsetof(c.Mask), oMask},
 		{"TSCAux", unsafe.Offsetof(c.TSCAux), oTSCAux},
+		{"CR", unsafe.Offsetof(c.CR), oCR},
+		{"GSel", unsafe.Offsetof(c.GSel), oGSel},
+		{"GFS", unsafe.Offsetof(c.GFS), oGFS},
+		{"GGS", unsafe.Offsetof(c.GGS), oGGS},
+		{"GKernel", unsafe.Offsetof(c.GKernel), oGKernel},
+		{"PopMask", unsafe.Offsetof(c.PopMask), oPopMask},
+		{"IFMask", unsafe.Offsetof(c.IFMask), oIFMask},
+		{"Upper", unsafe.Offsetof(c.Upper), oUpper},
 		{"size of Call", unsafe.Sizeof(Call{}), 64},
 	} {
 		if o.got != o.want {

@@ -1,0 +1,97 @@
+package bt
+
+import (
+	"ring3/internal/x86"
+	"ring3/internal/x86/insn"
+)
+
+// system emits what reads and writes system state that the control page has.
+func (e *emitter) system(in *insn.Inst, pc, next uint64) bool {
+	dst := in.Args[0]
+	switch in.Op {
+	case insn.OpMOV:
+		src := in.Args[1]
+		if dst.Kind != insn.ArgGPR || dst.Reg == x86.RSP {
+			return false
+		}
+		switch {
+		case src.Kind == insn.ArgCR && src.Reg <= 4 && src.Reg != 1:
+			e.absolute(0x8b, dst.Reg, e.h.CR+8*uint32(src.Reg))
+			return true
+		case src.Kind == insn.ArgSeg && src.Reg <= x86.GS && in.OpSize != 16:
+			e.mov32(dst.Reg, e.h.Sel+4*uint32(src.Reg))
+			return true
+		}
+		return false
+	case insn.OpSWAPGS:
+		e.swapgs(pc, next)
+		return true
+	}
+	if !e.h.FSGSBase || dst.Kind != insn.ArgGPR || dst.Reg == x86.RSP || in.OpSize != 64 {
+		return false
+	}
+	switch in.Op {
+	case insn.OpRDFSBASE:
+		e.absolute(0x8b, dst.Reg, e.h.FS)
+	case insn.OpRDGSBASE:
+		e.absolute(0x8b, dst.Reg, e.h.GS)
+	case insn.OpWRFSBASE:
+		e.wrbase(in, pc, next, false)
+	case insn.OpWRGSBASE:
+		e.wrbase(in, pc, next, true)
+	default:
+		return false
+	}
+	return true
+}
+
+// mov32 loads a doubleword, which clears the upper half of the register.
+func (e *emitter) mov32(reg uint8, addr uint32) {
+	if reg >= 8 {
+		e.bytes(0x44)
+	}
+	e.bytes(0x8b, reg&7<<3|4, 0x25)
+	e.imm32(addr)
+}
+
+// wrfsbase and wrgsbase fault if the base is not canonical, as the guest's do.
+func (e *emitter) wrfsbase(reg uint8) { e.bytes(0xf3, rexW(0, 0, reg), 0x0f, 0xae, 0xd0|reg&7) }
+func (e *emitter) wrgsbase(reg uint8) { e.bytes(0xf3, rexW(0, 0, reg), 0x0f, 0xae, 0xd8|reg&7) }
+
+// swapgs emits SWAPGS. The host's FS.base changes first, which may fault; it
+// is made of the words in the control page whenever the block is entered, so
+// the instruction can be started over until these change.
+func (e *emitter) swapgs(pc, next uint64) {
+	e.two(pc)
+	e.absolute(0x8b, x86.RCX, e.h.Kernel)
+	e.movImm(x86.RDX, Delta)
+	e.lea(x86.RDX, x86.RCX, x86.RDX, 0)
+	e.wrfsbase(x86.RDX)
+	e.absolute(0x8b, x86.RDX, e.h.GS)
+	e.absolute(0x89, x86.RDX, e.h.Kernel)
+	e.mark(next, TwoGS)
+	e.absolute(0x89, x86.RCX, e.h.GS)
+	e.mark(next, Two)
+	e.untwo()
+}
+
+// wrbase emits WRFSBASE and WRGSBASE. The base goes through the host's GS to
+// see whether it is canonical: folded, it may be when it is not, and the
+// guest's FS is in no register of the processor.
+func (e *emitter) wrbase(in *insn.Inst, pc, next uint64, gs bool) {
+	reg, word := in.Args[0].Reg, e.h.FS
+	tmp, s, _ := spare(in) // it has one operand
+	e.save(0, tmp)
+	e.mark(pc, s)
+	e.wrgsbase(reg)
+	e.movImm(tmp, Delta)
+	e.wrgsbase(tmp)
+	if gs {
+		e.lea(tmp, reg, tmp, 0)
+		e.wrfsbase(tmp)
+		word = e.h.GS
+	}
+	e.absolute(0x89, reg, word)
+	e.mark(next, s)
+	e.load(tmp, 0)
+}
