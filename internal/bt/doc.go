@@ -46,6 +46,7 @@ type Host struct {
 	ExitID  uint32 // word that says which exit was taken
 	Scratch uint32 // four quadwords
 	Exit    uint64 // the stub's exit routine
+	Sysret  uint64 // the stub's routine for SYSRET, which may use the exit
 	IF      uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
 	Want    uint32 // quadword: not 0 when an interrupt waits for IF
 	Mask    uint32 // quadword TableSize-1

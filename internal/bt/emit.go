@@ -56,10 +56,14 @@ func (e *emitter) chain(rip uint64) {
 
 // leave emits the code of an exit.
 func (e *emitter) leave(exit int) {
+	e.exitID(exit)
+	e.jmp(e.h.Exit)
+}
+
+func (e *emitter) exitID(exit int) {
 	e.bytes(0xc7, 0x04, 0x25) // mov dword [ExitID], imm32
 	e.imm32(e.h.ExitID)
 	e.imm32(e.id + uint32(exit))
-	e.jmp(e.h.Exit)
 }
 
 // step emits an exit that has the instruction at rip interpreted.
@@ -67,6 +71,15 @@ func (e *emitter) step(rip uint64) {
 	e.mark(rip, None)
 	e.b.Exits = append(e.b.Exits, Exit{Kind: ExitStep, RIP: rip})
 	e.leave(len(e.b.Exits) - 1)
+}
+
+// sysret emits SYSRET to 64-bit mode. The exit is for when the monitor must do
+// it.
+func (e *emitter) sysret(rip uint64) {
+	e.mark(rip, None)
+	e.b.Exits = append(e.b.Exits, Exit{Kind: ExitStep, RIP: rip})
+	e.exitID(len(e.b.Exits) - 1)
+	e.jmp(e.h.Sysret)
 }
 
 // finish emits the exits of the direct branches.

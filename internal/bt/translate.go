@@ -101,6 +101,12 @@ func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
 		return e.branch(raw, in, pc, next), true
 	}
 	switch {
+	case in.Op == insn.OpSYSRET && in.OpSize == 64:
+		e.sysret(pc)
+		return true, true
+	case in.Op == insn.OpSWAPGS:
+		e.swapgs(pc, next)
+		return true, false
 	case in.Op == insn.OpCLI:
 		e.bytes(0x48, 0xc7, 0x04, 0x25) // mov qword [IF], -FlagIF
 		e.imm32(e.h.IF)

@@ -117,5 +117,31 @@ func (s *State) Code64() bool {
 	return s.EFER&x86.EFERLMA != 0 && s.Seg[x86.CS].Attr&AttrL != 0
 }
 
+// FlatCode and FlatData are the segments that the fast system calls load
+// (SDM vol. 2B, SYSCALL and SYSRET).
+func FlatCode(sel uint16, dpl uint8, extra uint16) Segment {
+	const attr = AttrP | AttrS | AttrG | AttrCode | AttrWritable | AttrAccessed
+	return Segment{Sel: sel, Limit: 0xffffffff, Attr: attr | uint16(dpl)<<5 | extra}
+}
+
+func FlatData(sel uint16, dpl uint8) Segment {
+	const attr = AttrP | AttrS | AttrG | AttrDB | AttrWritable | AttrAccessed
+	return Segment{Sel: sel, Limit: 0xffffffff, Attr: attr | uint16(dpl)<<5}
+}
+
+// EnterSyscall and LeaveSyscall set privilege level, CS and SS as SYSCALL and a
+// 64-bit SYSRET do in long mode.
+func (s *State) EnterSyscall() {
+	sel := uint16(s.STAR>>32) &^ 3
+	s.Seg[x86.CS], s.Seg[x86.SS] = FlatCode(sel, 0, AttrL), FlatData(sel+8, 0)
+	s.CPL = 0
+}
+
+func (s *State) LeaveSyscall() {
+	sel := uint16(s.STAR>>48) | 3
+	s.Seg[x86.CS], s.Seg[x86.SS] = FlatCode(sel+16, 3, AttrL), FlatData(sel+8, 3)
+	s.CPL = 3
+}
+
 // Paging reports CR0.PG.
 func (s *State) Paging() bool { return s.CR0&x86.CR0PG != 0 }

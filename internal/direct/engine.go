@@ -3,8 +3,6 @@ package direct
 import (
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"ring3/internal/cpu"
@@ -54,6 +52,7 @@ type Engine struct {
 	slots     *slots
 	code      *codeStore
 	sites     sites
+	pair      *pair // nil: all goes through the monitor
 	rmap      rmap
 	spawner   *spawner
 	zygote    *zygote
@@ -77,16 +76,12 @@ type Engine struct {
 	lastFault fault // for loop detection
 	repeats   int
 
-	// kickMu orders tgkill with the target's end of running: no kick is sent
-	// to a stub that executes calls (its registers hold secrets) or is gone.
-	kickMu  sync.Mutex
-	target  int // guarded by kickMu: pid of the stub in guest code, 0 none
-	pending atomic.Bool
+	kick *kicker
 }
 
 // New makes an engine. The first stub is started by the first Run.
 func New(cfg Config) (*Engine, error) {
-	e := &Engine{cfg: cfg, mem: cfg.Mem, state: cfg.State, walk: mmu.Walker{Mem: cfg.Mem}, spaces: map[uint64]*space{}}
+	e := &Engine{cfg: cfg, mem: cfg.Mem, state: cfg.State, walk: mmu.Walker{Mem: cfg.Mem}, spaces: map[uint64]*space{}, kick: &kicker{}}
 	if e.cfg.MaxStubs == 0 {
 		e.cfg.MaxStubs = 64
 	}
@@ -185,29 +180,7 @@ func (e *Engine) Rest() {
 
 // Kick makes Run return ExitKick soon, also when it is called just before
 // Run. It may be called from any goroutine.
-//
-// It stores pending and then looks for a target; Run sets the target and then
-// looks at pending: one of the two sees the other.
-func (e *Engine) Kick() {
-	if e.pending.Swap(true) {
-		return // somebody else's kick is under way and covers this one
-	}
-	e.sendKick()
-}
-
-func (e *Engine) sendKick() {
-	e.kickMu.Lock()
-	if e.target != 0 {
-		host.Signal(e.target, stub.KickSignal)
-	}
-	e.kickMu.Unlock()
-}
-
-func (e *Engine) setTarget(pid int) {
-	e.kickMu.Lock()
-	e.target = pid
-	e.kickMu.Unlock()
-}
+func (e *Engine) Kick() { e.kick.kick() }
 
 // pml4 is the key of the current address space.
 func (e *Engine) pml4() uint64 { return e.state.CR3 & x86.CR3Addr }

@@ -17,13 +17,16 @@ const (
 	// ExitNeedStep: the interpreter must execute the instruction at RIP at
 	// CPL 3 and raise whatever is right.
 	ExitNeedStep
+	// ExitKernel: a system call led to the kernel stub, which has stopped.
+	// State is the guest kernel's; Kernel.Run goes on.
+	ExitKernel
 	// ExitDied: the stub is gone or did something impossible, and Err says
 	// what; or no stub could be made. State is as of the last good stop.
 	ExitDied
 )
 
 func (k ExitKind) String() string {
-	return [...]string{"kick", "syscall", "exception", "need-step", "died"}[k]
+	return [...]string{"kick", "syscall", "exception", "need-step", "kernel", "died"}[k]
 }
 
 // Exit is the result of one Run.

@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"errors"
 	"slices"
 	"sync/atomic"
 
@@ -54,10 +55,10 @@ func (e *Engine) Flush(f Flush) {
 // reports that.
 func (e *Engine) settle() {
 	s := e.cur
-	if s == nil || s.p.unproven == 0 {
+	if s == nil || s.p.unproven == 0 && !s.p.waits {
 		return
 	}
-	if err := s.p.prove(); err != nil {
+	if err := errors.Join(s.p.park(), s.p.prove()); err != nil {
 		e.lie = e.died(s, err)
 		e.lieKey, e.lied = s.key, true
 	}

@@ -27,6 +27,10 @@ func (e *Engine) FPU() *cpu.FPU {
 	if s := e.fpuHome; s != nil {
 		e.fpuHome = nil
 		e.stats.FPUMoves++
+		if err := s.p.park(); err != nil { // it is in the registers
+			e.lie, e.lieKey, e.lied = e.died(s, err), s.key, true
+			return e.fpu
+		}
 		copy(e.fpu.Area[:e.xsize], s.p.fpuImage(e.xsize))
 		sanitizeFPU(&e.fpu.Area, e.xmask, e.mxcsr)
 	}

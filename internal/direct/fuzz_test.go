@@ -29,7 +29,7 @@ func TestRandomCode(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	r := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
-	var exits [5]int
+	var exits [6]int
 	died := map[string]int{}
 	rounds := 0
 	for start := time.Now(); time.Since(start) < d; rounds++ {

@@ -26,6 +26,13 @@ type Kernel struct {
 	// stops at the STI that would open the window.
 	Waits bool
 
+	pair *pair // nil: system calls come from the monitor
+	// A stop in kernel code that began in Engine.Run is served by the next Run.
+	left     bool
+	leftStep bool
+	user     Exit // of KernelUser
+
+	ran    bool
 	cr3    uint64 // of the last Run
 	vector bool   // the last exit was a bt.ExitVector
 	stats  KernelStats
@@ -52,6 +59,7 @@ const (
 	KernelKick   KernelExit = iota
 	KernelStep              // the instruction at RIP must be interpreted
 	KernelVector            // the same, and more that uses extended state will follow
+	KernelUser              // user code ran meanwhile and left: see UserExit
 	KernelDied
 )
 
@@ -91,12 +99,23 @@ func (k *Kernel) Rest() {
 // Fits reports whether Run can execute from State.
 func (k *Kernel) Fits() bool {
 	st := k.e.state
-	const cr0 = x86.CR0PE | x86.CR0PG | x86.CR0WP
-	return st.CPL == 0 && st.RIP >= bt.Lowest &&
-		x86.Canonical(bt.Fold(st.Seg[x86.GS].Base)) && st.Code64() && st.CR0&cr0 == cr0 &&
-		st.RFLAGS&(x86.FlagAC|x86.FlagTF|x86.FlagNT|x86.FlagIOPL) == 0 && st.DR[7]&0xff == 0 &&
+	return st.CPL == 0 && st.RIP >= bt.Lowest && foldable(st.Seg[x86.GS].Base) && st.Code64() && k.modeFits() &&
+		st.RFLAGS&(x86.FlagAC|x86.FlagTF|x86.FlagNT|x86.FlagIOPL) == 0 &&
 		!st.InterruptShadow && !st.Halted
 }
+
+// foldable reports whether the processor takes the folded address as a base.
+func foldable(base uint64) bool { return x86.Canonical(bt.Fold(base)) }
+
+// modeFits is the part of Fits that user code does not change.
+func (k *Kernel) modeFits() bool {
+	const cr0 = x86.CR0PE | x86.CR0PG | x86.CR0WP
+	return k.e.state.CR0&cr0 == cr0 && k.e.state.DR[7]&0xff == 0
+}
+
+// UserExit is how user code left, after KernelUser; none when it can go on at
+// once.
+func (k *Kernel) UserExit() (x Exit, left bool) { return k.user, k.left }
 
 // start makes the stub and maps the translation cache in it.
 func (k *Kernel) start() error {
@@ -107,7 +126,10 @@ func (k *Kernel) start() error {
 	k.s = &space{p: p, leaves: map[uint64]*leaf{}}
 	k.e.byID, k.e.cur = []*space{k.s}, k.s
 	k.e.spaces[0] = k.s
-	k.c.place(p.base, p.z.prog.Exit)
+	if k.pair != nil {
+		k.pair.syscalls, k.pair.sysrets = 0, 0
+	}
+	k.c.place(p.base, p.z.prog.Exit, p.z.prog.Sysret)
 	sanitizeFPU(&k.e.fpu.Area, k.e.xmask, k.e.mxcsr)
 	copy(p.slot[stub.SlotXSave:], k.e.fpu.Area[:k.e.xsize])
 	if err := p.mmap(k.c.base, cacheSize, protRead|protExec, stub.FDCode, 0); err != nil {
@@ -132,9 +154,10 @@ func (k *Kernel) fail(err error) (KernelExit, error) {
 func (k *Kernel) Run() (KernelExit, error) {
 	k.stats.Runs++
 	e := k.e
-	if e.state.CR3 != k.cr3 {
-		k.cr3 = e.state.CR3
-		k.Flush(Flush{Kind: FlushNonGlobal})
+	if k.pair != nil && k.pair.failed != nil {
+		err := k.pair.failed
+		k.pair.failed = nil
+		return k.fail(err)
 	}
 	if e.lied {
 		e.lied = false
@@ -145,130 +168,219 @@ func (k *Kernel) Run() (KernelExit, error) {
 			return k.fail(err)
 		}
 	}
+	if k.needsFreshen() {
+		if err := k.s.p.park(); err != nil {
+			return k.fail(err)
+		}
+		k.bringUpToDate()
+	}
+	if k.left {
+		k.left = false
+		if k.leftStep {
+			return k.step()
+		}
+	}
 	if on := e.state.CR4&x86.CR4FSGSBASE != 0; on != k.c.h.FSGSBase {
 		k.c.h.FSGSBase = on
 		k.c.flush()
 	}
-	k.freshen()
 	for {
-		if e.pending.Swap(false) {
+		if e.kick.take() {
 			k.stats.Kicks++
 			return KernelKick, nil
 		}
 		k.vector = false
+		user := k.pair.prepare()
 		b := k.block(e.state.RIP)
 		if b == nil || b.N == 0 {
-			k.stats.Steps++
-			if b != nil && b.Exits[0].Kind == bt.ExitVector {
-				return KernelVector, nil
-			}
-			return KernelStep, nil
+			k.vector = b != nil && b.Exits[0].Kind == bt.ExitVector
+			return k.step()
 		}
 		if err := e.unmapGone(k.s); err != nil {
 			return k.fail(err)
 		}
-		step, err := k.enter(b)
-		if err != nil {
+		x, err := k.enter(b, user)
+		switch {
+		case err != nil:
 			return k.fail(err)
-		}
-		if step {
-			k.stats.Steps++
-			if k.vector {
-				return KernelVector, nil
-			}
-			return KernelStep, nil
-		}
-		if !k.Fits() {
+		case x == enteredUser:
+			return KernelUser, nil
+		case x == enteredStep:
+			return k.step()
+		case !k.Fits():
 			return KernelStep, nil
 		}
 	}
 }
 
-// enter runs from block b on until the stub stops, and brings State up to
-// date. step says that the instruction at RIP must be interpreted.
-func (k *Kernel) enter(b *cached) (step bool, err error) {
-	e, p, st := k.e, k.s.p, k.e.state
-	c := p.ctl
-	c.GPR = st.GPR
-	rsp := bt.Fold(st.GPR[x86.RSP])
-	c.IRET = [5]uint64{b.host, selCS64, hostFlags(st.RFLAGS) &^ x86.FlagRF, rsp, selData}
-	c.FSBase, c.GSBase = bt.Fold(st.Seg[x86.GS].Base), bt.Delta
+// step reports that the instruction at RIP must be interpreted.
+func (k *Kernel) step() (KernelExit, error) {
+	k.stats.Steps++
+	if k.vector {
+		return KernelVector, nil
+	}
+	return KernelStep, nil
+}
+
+// needsFreshen reports whether the guest has invalidated translations.
+func (k *Kernel) needsFreshen() bool {
+	return k.e.state.CR3 != k.cr3 || k.c.stale || k.c.staleLocal || k.s.stale || len(k.s.stalePages) != 0
+}
+
+// bringUpToDate compares with the page tables what needs it. The stub must
+// be stopped.
+func (k *Kernel) bringUpToDate() {
+	if k.e.state.CR3 != k.cr3 {
+		k.cr3 = k.e.state.CR3
+		k.Flush(Flush{Kind: FlushNonGlobal})
+	}
+	k.freshen()
+}
+
+// entered says how enter ended.
+type entered uint8
+
+const (
+	enteredOn   entered = iota // State has what comes next
+	enteredStep                // the instruction at RIP must be interpreted
+	enteredUser                // user code ran and left
+)
+
+// setWords writes what translated code reads of State.
+func (k *Kernel) setWords() {
+	c, st := k.s.p.ctl, k.e.state
 	c.GFS, c.GGS, c.GKernel = st.Seg[x86.FS].Base, st.Seg[x86.GS].Base, st.KernelGSBase
 	c.CR = [5]uint64{0: st.CR0, 2: st.CR2, 3: st.CR3, 4: st.CR4}
 	for i := range c.GSel {
 		c.GSel[i] = uint32(st.Seg[i].Sel)
 	}
 	c.PopMask, c.IFMask, c.Upper = bt.PopMask, x86.FlagIF, 1<<63
-	c.LoadSel = 0
-	c.IF, c.Want, c.Mask = 0, 0, bt.TableSize-1
+	c.IF, c.Mask = 0, bt.TableSize-1
 	c.TSCAux = uint64(uint32(st.TSCAux))
 	if st.RFLAGS&x86.FlagIF == 0 {
 		c.IF = 1<<64 - x86.FlagIF
 	}
-	if k.Waits {
-		c.Want = 1
-	}
-	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
-	c.FPU, c.SP = p.fpuAddr, p.sp
-	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
-	cmd := uint32(stub.CmdRun)
-	if len(p.calls) != 0 {
-		if err := p.post(); err != nil {
-			return false, err
-		}
-		cmd = stub.CmdCallsRun
-	}
-	e.setTarget(p.pid)
-	if e.pending.Load() {
-		e.setTarget(0)
-		return false, p.execute()
-	}
-	if err = p.command(cmd); err == nil {
-		err = p.wait(true)
-	}
-	e.setTarget(0)
-	if err != nil {
-		return false, err
-	}
-	st.RFLAGS |= x86.FlagIF
-	if atomic.LoadUint64(&c.IF) != 0 {
-		st.RFLAGS &^= x86.FlagIF
-	}
-	reason := atomic.LoadUint32(&c.Reason)
-	if cmd == stub.CmdCallsRun {
-		if err := p.callsDone(reason == stub.ReasonKick); err != nil {
-			return false, err
-		}
-	}
-	switch reason {
-	case stub.ReasonExit:
-		k.stats.Exits++
-		if err := k.readBases(); err != nil {
-			return false, err
-		}
-		for i := range st.GPR {
-			st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
-		}
-		st.GPR[x86.RSP] = bt.Unfold(st.GPR[x86.RSP])
-		st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS) &^ x86.FlagRF
-		return k.left(atomic.LoadUint32(&c.ExitID), atomic.LoadUint64(&c.Scratch[2]))
-	case stub.ReasonKick:
-		return false, nil
-	case stub.ReasonSignal:
-		return k.signalled()
-	}
-	return false, fmt.Errorf("%w: stopped in stub code for reason %d, signal %d", errDied, reason, atomic.LoadUint32(&c.Signo))
 }
 
-// readBases moves what translated code has made of the segment bases to State.
-func (k *Kernel) readBases() error {
+// getWords moves what translated code has made of them to State.
+func (k *Kernel) getWords() error {
 	c, st := k.s.p.ctl, k.e.state
 	fs, gs, kernel := atomic.LoadUint64(&c.GFS), atomic.LoadUint64(&c.GGS), atomic.LoadUint64(&c.GKernel)
 	if !x86.Canonical(fs) || !x86.Canonical(gs) || !x86.Canonical(kernel) {
 		return fmt.Errorf("%w: segment bases %#x, %#x, %#x", errDied, fs, gs, kernel)
 	}
 	st.Seg[x86.FS].Base, st.Seg[x86.GS].Base, st.KernelGSBase = fs, gs, kernel
+	st.RFLAGS |= x86.FlagIF
+	if atomic.LoadUint64(&c.IF) != 0 {
+		st.RFLAGS &^= x86.FlagIF
+	}
 	return nil
+}
+
+// enter runs from block b on until a stub stops, and brings State up to date.
+// user is the address space that system calls return to without the monitor.
+func (k *Kernel) enter(b *cached, user *space) (entered, error) {
+	e, p, st := k.e, k.s.p, k.e.state
+	if err := p.park(); err != nil {
+		return 0, err
+	}
+	c := p.ctl
+	c.GPR = st.GPR
+	rsp := bt.Fold(st.GPR[x86.RSP])
+	c.IRET = [5]uint64{b.host, selCS64, hostFlags(st.RFLAGS) &^ x86.FlagRF, rsp, selData}
+	c.FSBase, c.GSBase = bt.Fold(st.Seg[x86.GS].Base), bt.Delta
+	c.LoadSel = 0
+	c.Want = 0
+	if k.Waits {
+		c.Want = 1
+	}
+	k.setWords()
+	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
+	c.FPU, c.SP = p.fpuAddr, p.sp
+	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
+	c.Owner, c.Paired = 1, 0
+	if user != nil {
+		c.Paired, c.Spin = 1, k.pair.spins()
+	}
+	cmd := uint32(stub.CmdRun)
+	if len(p.calls) != 0 {
+		if err := p.post(); err != nil {
+			return 0, err
+		}
+		cmd = stub.CmdCallsRun
+	}
+	k.ran = true
+	e.kick.aim(p.pid, 0)
+	if user != nil {
+		e.kick.aim(p.pid, user.p.pid)
+	}
+	if e.kick.pending.Load() {
+		e.kick.aim(0, 0)
+		return enteredOn, p.execute()
+	}
+	err := p.command(cmd)
+	stopped := p
+	if err == nil && user != nil {
+		stopped, err = k.pair.wait(user, p)
+	} else if err == nil {
+		err = p.wait(true)
+	}
+	e.kick.aim(0, 0)
+	if stopped != p {
+		if cmd == stub.CmdCallsRun {
+			err = errors.Join(err, p.callResults())
+		}
+		return k.pair.userLeft(user, err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if cmd == stub.CmdCallsRun {
+		if err := p.callResults(); err != nil {
+			return 0, err
+		}
+	}
+	return k.stopped()
+}
+
+// stopped brings State up to date after kernel code has stopped.
+func (k *Kernel) stopped() (entered, error) {
+	p, st := k.s.p, k.e.state
+	c := p.ctl
+	if err := k.getWords(); err != nil {
+		return 0, err
+	}
+	calls := k.pair.handed(false)
+	var step bool
+	var err error
+	switch reason := atomic.LoadUint32(&c.Reason); reason {
+	case stub.ReasonExit:
+		k.stats.Exits++
+		for i := range st.GPR {
+			st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
+		}
+		st.GPR[x86.RSP] = bt.Unfold(st.GPR[x86.RSP])
+		st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS) &^ (x86.FlagRF | x86.FlagAC)
+		step, err = k.leave(atomic.LoadUint32(&c.ExitID), atomic.LoadUint64(&c.Scratch[2]))
+	case stub.ReasonKick:
+		if calls {
+			// It was about to begin with a system call.
+			for i := range st.GPR {
+				st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
+			}
+			st.GPR[x86.RSP] = bt.Unfold(atomic.LoadUint64(&c.IRET[3]))
+			st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS)
+			st.RIP = st.LSTAR
+		}
+	case stub.ReasonSignal:
+		step, err = k.signalled()
+	default:
+		err = fmt.Errorf("%w: stopped in stub code for reason %d, signal %d", errDied, reason, atomic.LoadUint32(&c.Signo))
+	}
+	if step {
+		return enteredStep, err
+	}
+	return enteredOn, err
 }
 
 // signalled serves a stop by a signal.
@@ -281,9 +393,6 @@ func (k *Kernel) signalled() (step bool, err error) {
 		return false, err
 	}
 	st.Seg = segs
-	if err := k.readBases(); err != nil {
-		return false, err
-	}
 	st.RFLAGS &^= x86.FlagRF
 	st.GPR[x86.RSP] = bt.Unfold(st.GPR[x86.RSP])
 	at := st.RIP

@@ -85,7 +85,7 @@ func (c *codeCache) init(mem []byte) {
 func (c *codeCache) close() error { return unix.Munmap(c.mem) }
 
 // place sets the addresses and empties the cache.
-func (c *codeCache) place(area, exit uint64) {
+func (c *codeCache) place(area, exit, sysret uint64) {
 	c.base = area + cacheOff
 	control := uint32(area)
 	c.h = bt.Host{
@@ -104,6 +104,8 @@ func (c *codeCache) place(area, exit uint64) {
 		GS:      control + stub.GGSOff,
 		Kernel:  control + stub.GKernelOff,
 		Exit:    exit,
+		Sysret:  sysret,
+
 		Tags:    uint32(c.base + tagsOff),
 		Targets: uint32(c.base + targetsOff),
 		Lookup:  c.base + codeOff,
@@ -240,9 +242,9 @@ func (k *Kernel) uses(b *cached, page, gpa uint64, global bool) {
 	}
 }
 
-// left serves an exit: rip is the target when the exit is that of the jump
+// leave serves an exit: rip is the target when the exit is that of the jump
 // table.
-func (k *Kernel) left(id uint32, rip uint64) (step bool, err error) {
+func (k *Kernel) leave(id uint32, rip uint64) (step bool, err error) {
 	c := &k.c
 	if int(id) >= len(c.exits) {
 		return false, fmt.Errorf("%w: exit %d of %d", errDied, id, len(c.exits))

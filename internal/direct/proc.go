@@ -26,6 +26,7 @@ type proc struct {
 	dead  bool
 
 	reason   uint32 // of the last stop of guest code
+	waits    bool   // it listens to its bell; see pair
 	slept    bool   // the stub had to be woken for the last command
 	unproven uint64 // stops since the eventfd was last read
 
@@ -112,13 +113,7 @@ func (p *proc) prove() error {
 
 // reap notices the death of the process.
 func (p *proc) reap() error {
-	// No kick may find the number reused.
-	p.e.kickMu.Lock()
-	ended, st := host.Reap(p.pid)
-	if ended && p.e.target == p.pid {
-		p.e.target = 0
-	}
-	p.e.kickMu.Unlock()
+	ended, st := p.e.kick.reap(p.pid)
 	if !ended {
 		return nil
 	}
@@ -168,7 +163,7 @@ func (p *proc) wait(running bool) error {
 		if err := p.reap(); err != nil {
 			return err
 		}
-		if running && !e.pending.Load() {
+		if running && !e.kick.pending.Load() {
 			since = time.Time{}
 			continue
 		}
@@ -181,7 +176,7 @@ func (p *proc) wait(running bool) error {
 			swallowed = 0
 		}
 		if running {
-			e.sendKick() // a hostile guest may have swallowed the last one
+			e.kick.send() // a hostile guest may have swallowed the last one
 		}
 	}
 	atomic.StoreUint32(&c.MonSleeps, 0)
@@ -198,7 +193,7 @@ func statusText(st unix.WaitStatus) string {
 
 // kill ends the process and gives its slot back.
 func (p *proc) kill() {
-	p.e.setTarget(0)
+	p.e.kick.aim(0, 0)
 	if !p.dead {
 		host.Kill(p.pid)
 		p.dead = true
@@ -268,24 +263,16 @@ func (p *proc) execute() error {
 	if err := p.wait(false); err != nil {
 		return err
 	}
-	return p.callsDone(false)
+	return p.callResults()
 }
 
-// callsDone checks the results of the call list and forgets it. The stub has
-// erased numbers and arguments as it went; the monitor does it again, since
-// it may have been lied to. A kick that arrived meanwhile left a signal frame
-// with the secrets in its registers: that goes too. It lies below the RSP that
-// the stub had then, which is p.sp; when guest code or the resume range was
-// interrupted later, the frame of that stop lies anywhere and must stay.
-func (p *proc) callsDone(kicked bool) error {
+// callResults checks the results of the call list and forgets it. The stub has
+// erased numbers and arguments as it went; the monitor does it again, since it
+// may have been lied to. A kick that arrived meanwhile left a signal frame with
+// the secrets in its registers, which the handler erased. The stub's stack is
+// left alone: the handler of a late kick may be using it.
+func (p *proc) callResults() error {
 	var err error
-	if kicked || atomic.LoadUint32(&p.ctl.Kicked) != 0 {
-		low := p.sp
-		if f := atomic.LoadUint64(&p.ctl.Frame) - 8; f < low {
-			low = max(f, p.base+stub.StackOff)
-		}
-		clear(p.slot[stub.SlotStack : low-(p.base+stub.ControlOff)])
-	}
 	list := callList(p.slot)
 	for i, c := range p.calls {
 		if r := int64(list[i].Result); r < 0 && r >= -4095 {
@@ -346,7 +333,7 @@ func (p *proc) outside(gva uint64) bool {
 	if p.e.sites.within(gva) {
 		return false
 	}
-	return gva-p.base >= stub.AreaSize && gva < userTop && gva >= minMap
+	return gva-p.base >= stub.Extent && gva < userTop && gva >= minMap
 }
 
 const (

@@ -26,7 +26,7 @@ func (e *Engine) Run() Exit {
 }
 
 func (e *Engine) run() Exit {
-	if e.pending.Swap(false) {
+	if e.kick.take() {
 		return Exit{Kind: ExitKick}
 	}
 	if rip := e.state.RIP; rip >= userTop {
@@ -63,13 +63,16 @@ func (e *Engine) run() Exit {
 		return Exit{Kind: ExitNeedStep}
 	}
 	for {
-		kicked, err := e.enter(s)
+		kicked, inKernel, err := e.enter(s)
 		if err != nil {
 			return e.died(s, err)
 		}
+		if inKernel {
+			return e.pair.kernelLeft()
+		}
 		if kicked {
 			// Guest code did not run; State is what it was.
-			if e.pending.Swap(false) {
+			if e.kick.take() {
 				return Exit{Kind: ExitKick}
 			}
 			e.stats.Spurious++
@@ -185,7 +188,7 @@ func (e *Engine) recycle(s *space) (*proc, error) {
 	e.forgetSpace(s)
 	e.stats.Recycled++
 	p.calls = p.calls[:0]
-	top := p.base + stub.AreaSize
+	top := p.base + stub.Extent
 	err := errors.Join(p.munmap(0, p.base), p.munmap(top, userTop-top))
 	for i := range p.tls {
 		if p.tls[i] != 0 && err == nil {
@@ -210,6 +213,7 @@ func (e *Engine) recycle(s *space) (*proc, error) {
 // runs again: everything in a stub can be rebuilt.
 func (e *Engine) died(s *space, err error) Exit {
 	e.stats.Deaths++
+	s.p.waits = false
 	e.forgetSpace(s)
 	s.p.kill()
 	return Exit{Kind: ExitDied, Err: fmt.Errorf("address space %#x: %w", s.key, err)}
@@ -226,7 +230,7 @@ func (e *Engine) collides(p *proc) bool {
 	if !ok {
 		return false
 	}
-	for i := range stub.AreaSize / x86.PageSize {
+	for i := range stub.Extent / x86.PageSize {
 		if t.pte(index(p.base)+i) != 0 {
 			return true
 		}
@@ -267,10 +271,20 @@ func (e *Engine) prepare(s *space) error {
 	return nil
 }
 
-// enter lets guest code run until the stub stops. kicked is set when the stub
-// was kicked before guest code ran.
-func (e *Engine) enter(s *space) (kicked bool, err error) {
+// enter lets guest code run until a stub stops. kicked is set when the stub was
+// kicked before guest code ran, and inKernel when it is the kernel stub.
+func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 	p, c, st := s.p, s.p.ctl, e.state
+	if err := p.park(); err != nil {
+		return false, false, err
+	}
+	paired := false
+	if e.pair != nil {
+		if paired, err = e.pair.offer(); err != nil {
+			e.pair.failed = err
+			return false, true, nil
+		}
+	}
 	c.GPR = st.GPR
 	c.IRET = [5]uint64{st.RIP, uint64(st.Seg[x86.CS].Sel), hostFlags(st.RFLAGS), st.GPR[x86.RSP], uint64(st.Seg[x86.SS].Sel)}
 	c.FSBase, c.GSBase = st.Seg[x86.FS].Base, st.Seg[x86.GS].Base
@@ -281,45 +295,66 @@ func (e *Engine) enter(s *space) (kicked bool, err error) {
 	}
 	c.FPU, c.SP = p.fpuAddr, p.sp
 	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
+	if paired {
+		c.Spin = e.pair.spins()
+	}
 	cmd := uint32(stub.CmdRun)
 	if len(p.calls) != 0 {
 		if err := p.post(); err != nil {
-			return false, err
+			return false, false, err
 		}
 		cmd = stub.CmdCallsRun
 	}
 	e.stats.Runs++
 
-	// Order: the target first, then the look at pending; see Kick.
-	e.setTarget(p.pid)
-	if e.pending.Load() {
-		e.setTarget(0)
-		return true, p.execute()
+	// Order: the targets first, then the look at pending; see kicker.
+	e.kick.aim(p.pid, 0)
+	if paired {
+		e.kick.aim(p.pid, e.pair.k.s.p.pid)
+	}
+	if e.kick.pending.Load() {
+		e.kick.aim(0, 0)
+		return true, false, p.execute()
 	}
 	p.sel = sel // not earlier: a stub that was kicked above has loaded nothing
 	if err = p.command(cmd); err == nil {
-		err = p.wait(true)
+		if paired {
+			var stopped *proc
+			k := e.pair.k
+			if stopped, err = e.pair.wait(s, k.s.p); stopped != p {
+				inKernel, e.pair.failed = true, err
+				err = nil
+			}
+		} else {
+			err = p.wait(true)
+		}
 	}
-	e.setTarget(0)
+	e.kick.aim(0, 0)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	reason := atomic.LoadUint32(&c.Reason)
-	if cmd == stub.CmdCallsRun {
-		if err := p.callsDone(reason == stub.ReasonKick); err != nil {
-			return false, err
+	if cmd == stub.CmdCallsRun && !p.dead {
+		if err := p.callResults(); err != nil {
+			return false, false, err
 		}
+	}
+	if inKernel {
+		e.fpuHome = s
+		return false, true, nil
+	}
+	if paired {
+		e.pair.handed(true)
 	}
 	switch reason {
 	case stub.ReasonSignal, stub.ReasonSyscall:
 		p.reason = reason
-		return false, nil
+		return false, false, nil
 	case stub.ReasonKick:
-		if err := p.takeFPU(atomic.LoadUint64(&c.Frame)); err != nil {
-			return false, err
+		if err := e.kickedBefore(s); err != nil {
+			return false, false, err
 		}
-		e.lift(s)
-		return true, nil
+		return true, false, nil
 	}
-	return false, fmt.Errorf("%w: stopped in stub code for reason %d", errDied, reason)
+	return false, false, fmt.Errorf("%w: stopped in stub code for reason %d", errDied, reason)
 }

@@ -252,11 +252,11 @@ func TestKickBeforeSelectors(t *testing.T) {
 	if err := g.e.prepare(s); err != nil {
 		t.Fatal(err)
 	}
-	g.e.pending.Store(true)
-	if kicked, err := g.e.enter(s); !kicked || err != nil {
+	g.e.kick.pending.Store(true)
+	if kicked, _, err := g.e.enter(s); !kicked || err != nil {
 		t.Fatalf("enter with a kick pending: %v, %v", kicked, err)
 	}
-	g.e.pending.Store(false)
+	g.e.kick.pending.Store(false)
 	g.want(ExitNeedStep)
 	g.wantRIP(codeVA + 6)
 	if g.st.GPR[x86.RAX] != 0xabcd {

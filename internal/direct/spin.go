@@ -63,6 +63,9 @@ func (s *spinner) budget(microsecond uint64) uint64 {
 // quiet makes a stopped stub stop spinning: another one is going to run, and
 // needs the processor.
 func (p *proc) quiet() {
+	if p.waits {
+		return
+	}
 	c := p.ctl
 	if p.e.spinServe.max != 0 && atomic.LoadUint32(&c.StubSleeps) == 0 && p.ready() == nil {
 		atomic.CompareAndSwapUint32(&c.Cmd, stub.CmdNone, stub.CmdSleep)

@@ -3,7 +3,7 @@ package direct
 // Stats counts what the engine did. Only the vCPU thread writes it.
 type Stats struct {
 	Runs       uint64    // entries into guest code
-	Exits      [5]uint64 // returns from Run by ExitKind
+	Exits      [6]uint64 // returns from Run by ExitKind
 	Exceptions [32]uint64
 	Spurious   uint64 // kicks that nobody asked for any more
 
@@ -35,6 +35,8 @@ type Stats struct {
 	Scans          uint64 // pages scanned
 	ScansCandidate uint64 // of them, decoded because a byte pattern asked for it
 	Patches        uint64 // instructions patched
+	Handed         uint64 // system calls handed to the kernel stub
+	Parks          uint64 // stubs that listened and were stopped
 	Sites          uint64 // system calls patched
 	FastSyscalls   uint64 // and the stops that came by them
 	PatchedTraps   uint64 // stops at a patched instruction

@@ -84,7 +84,7 @@ func (e *Engine) stopped(s *space) (x Exit, resume bool) {
 	signo := atomic.LoadUint32(&s.p.ctl.Signo)
 	switch {
 	case signo == stub.KickSignal:
-		if e.pending.Swap(false) {
+		if e.kick.take() {
 			return Exit{Kind: ExitKick}, false
 		}
 		e.stats.Spurious++

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ring3/internal/bt"
 	"ring3/internal/direct/stub"
 	"ring3/internal/host"
 )
@@ -73,10 +74,10 @@ func (e *Engine) startZygote() error {
 	z := &zygote{}
 	random(&z.secrets)
 	var err error
-	if z.prog, err = stub.Build(e.pickBase(), e.xmask); err != nil {
+	if z.prog, err = stub.Build(e.pickBase(), e.xmask, bt.Delta); err != nil {
 		return err
 	}
-	image, err := stub.Image(z.prog, &z.secrets, os.Getpid(), len(e.slots.proofs), e.cpuidTrap)
+	image, err := stub.Image(z.prog, &z.secrets, os.Getpid(), len(e.slots.proofs), e.cpuidTrap, e.mem.Size())
 	if err != nil {
 		return err
 	}
@@ -98,7 +99,7 @@ func (e *Engine) startZygote() error {
 	}
 	// Start-up list, stack, vdso and whatever else the kernel mapped go.
 	z.p.munmap(0, z.prog.Base)
-	top := z.prog.Base + stub.AreaSize
+	top := z.prog.Base + stub.Extent
 	z.p.munmap(top, userTop-top)
 	if err := z.p.execute(); err != nil {
 		z.p.kill()

@@ -52,6 +52,7 @@ type CodeUser interface {
 type Memory struct {
 	fd    int
 	data  []byte
+	annex []byte
 	low   uint64 // bytes below HoleStart
 	flags []uint8
 	users []CodeUser
@@ -66,7 +67,7 @@ func New(size uint64) (*Memory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create for guest memory: %w", err)
 	}
-	if err := unix.Ftruncate(fd, int64(size)); err != nil {
+	if err := unix.Ftruncate(fd, int64(size+x86.PageSize)); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("ftruncate guest memory to %d bytes: %w", size, err)
 	}
@@ -81,16 +82,20 @@ func New(size uint64) (*Memory, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("mmap %d bytes of guest memory: %w", size, err)
 	}
+	annex, err := unix.Mmap(fd, int64(size), x86.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("mmap the page behind guest memory: %w", err), unix.Munmap(data), unix.Close(fd))
+	}
 	return &Memory{
-		fd: fd, data: data, low: min(size, HoleStart),
+		fd: fd, data: data, annex: annex, low: min(size, HoleStart),
 		flags: make([]uint8, size/x86.PageSize),
 	}, nil
 }
 
 // Close gives the memory back.
 func (m *Memory) Close() error {
-	err := unix.Munmap(m.data)
-	m.data = nil
+	err := errors.Join(unix.Munmap(m.data), unix.Munmap(m.annex))
+	m.data, m.annex = nil, nil
 	return errors.Join(err, unix.Close(m.fd))
 }
 
@@ -99,6 +104,10 @@ func (m *Memory) FD() int { return m.fd }
 
 // Size is the amount of RAM in bytes.
 func (m *Memory) Size() uint64 { return uint64(len(m.data)) }
+
+// Annex is a page behind RAM in the same memfd, at the offset Size, that is no
+// memory of the guest: what has the descriptor can share it.
+func (m *Memory) Annex() []byte { return m.annex }
 
 // Low is the amount of RAM below HoleStart in bytes.
 func (m *Memory) Low() uint64 { return m.low }

@@ -6,15 +6,6 @@ import (
 	"ring3/internal/x86/insn"
 )
 
-// flatCode and flatData are the segments that the fast system calls load.
-func flatCode(sel uint16, dpl uint8, extra uint16) cpu.Segment {
-	return cpu.Segment{Sel: sel, Limit: 0xffffffff, Attr: attrFlatCode | uint16(dpl)<<5 | extra}
-}
-
-func flatData(sel uint16, dpl uint8) cpu.Segment {
-	return cpu.Segment{Sel: sel, Limit: 0xffffffff, Attr: attrFlatData | uint16(dpl)<<5}
-}
-
 // syscallOp is SYSCALL (SDM vol. 2B; AMD APM vol. 3, which also has it in
 // compatibility and legacy mode).
 func (c *CPU) syscallOp() bool {
@@ -24,7 +15,7 @@ func (c *CPU) syscallOp() bool {
 	}
 	sel := uint16(c.STAR>>32) &^ 3
 	flags := c.flags() &^ x86.FlagRF
-	cs := flatCode(sel, 0, cpu.AttrL)
+	cs := cpu.FlatCode(sel, 0, cpu.AttrL)
 	if c.LongMode() {
 		c.GPR[x86.RCX] = c.RIP
 		c.GPR[x86.R11] = flags
@@ -36,11 +27,11 @@ func (c *CPU) syscallOp() bool {
 	} else {
 		c.GPR[x86.RCX] = c.RIP & 0xffffffff
 		c.RIP = c.STAR & 0xffffffff
-		cs = flatCode(sel, 0, cpu.AttrDB)
+		cs = cpu.FlatCode(sel, 0, cpu.AttrDB)
 		flags &^= x86.FlagIF | x86.FlagVM
 	}
 	c.Seg[x86.CS] = cs
-	c.Seg[x86.SS] = flatData(sel+8, 0)
+	c.Seg[x86.SS] = cpu.FlatData(sel+8, 0)
 	c.CPL = 0
 	c.setFlags(flags)
 	c.modeChanged()
@@ -64,12 +55,12 @@ func (c *CPU) sysret(opsize int) bool {
 		return c.raise(x86.VecGP, 0)
 	}
 	if opsize == 64 {
-		c.Seg[x86.CS] = flatCode(sel+16, 3, cpu.AttrL)
+		c.Seg[x86.CS] = cpu.FlatCode(sel+16, 3, cpu.AttrL)
 	} else {
-		c.Seg[x86.CS] = flatCode(sel, 3, cpu.AttrDB)
+		c.Seg[x86.CS] = cpu.FlatCode(sel, 3, cpu.AttrDB)
 		rip &= 0xffffffff
 	}
-	ss := flatData(sel+8, 3)
+	ss := cpu.FlatData(sel+8, 3)
 	if old := &c.Seg[x86.SS]; (old.Unusable || old.Attr|cpu.AttrDPL != ss.Attr || old.Base != 0 || old.Limit != ss.Limit) && c.amd() {
 		ss.Base, ss.Limit, ss.Unusable = old.Base, old.Limit, old.Unusable
 		ss.Attr = old.Attr | cpu.AttrDPL
@@ -99,12 +90,12 @@ func (c *CPU) sysenter() bool {
 	c.setFlags(c.flags() &^ (x86.FlagIF | x86.FlagVM | x86.FlagRF))
 	if long {
 		c.GPR[x86.RSP], c.RIP = c.SysenterESP, c.SysenterEIP
-		c.Seg[x86.CS] = flatCode(sel, 0, cpu.AttrL)
+		c.Seg[x86.CS] = cpu.FlatCode(sel, 0, cpu.AttrL)
 	} else {
 		c.GPR[x86.RSP], c.RIP = c.SysenterESP&0xffffffff, c.SysenterEIP&0xffffffff
-		c.Seg[x86.CS] = flatCode(sel, 0, cpu.AttrDB)
+		c.Seg[x86.CS] = cpu.FlatCode(sel, 0, cpu.AttrDB)
 	}
-	c.Seg[x86.SS] = flatData(sel+8, 0)
+	c.Seg[x86.SS] = cpu.FlatData(sel+8, 0)
 	c.CPL = 0
 	c.modeChanged()
 	return true
@@ -124,12 +115,12 @@ func (c *CPU) sysexit(opsize int) bool {
 		if !x86.Canonical(rip) || !x86.Canonical(rsp) {
 			return c.raise(x86.VecGP, 0)
 		}
-		c.Seg[x86.CS] = flatCode(sel+32, 3, cpu.AttrL)
-		c.Seg[x86.SS] = flatData(sel+40, 3)
+		c.Seg[x86.CS] = cpu.FlatCode(sel+32, 3, cpu.AttrL)
+		c.Seg[x86.SS] = cpu.FlatData(sel+40, 3)
 	} else {
 		rip, rsp = rip&0xffffffff, rsp&0xffffffff
-		c.Seg[x86.CS] = flatCode(sel+16, 3, cpu.AttrDB)
-		c.Seg[x86.SS] = flatData(sel+24, 3)
+		c.Seg[x86.CS] = cpu.FlatCode(sel+16, 3, cpu.AttrDB)
+		c.Seg[x86.SS] = cpu.FlatData(sel+24, 3)
 	}
 	c.RIP, c.GPR[x86.RSP] = rip, rsp
 	c.CPL = 3

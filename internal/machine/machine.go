@@ -161,6 +161,7 @@ func New(cfg Config) (m *Machine, err error) {
 		if m.kernel, err = direct.NewKernel(direct.Config{Mem: m.mem, State: &m.cpu.State}); err != nil {
 			return m, err
 		}
+		direct.Pair(m.user, m.kernel)
 		m.vcpu.Translate(m.kernel)
 	}
 	m.chip.Notify = func(int) { m.vcpu.Kick() }

@@ -38,6 +38,14 @@ func (v *VCPU) runTranslated() error {
 				n = vectorRun
 			case direct.KernelKick:
 				return nil
+			case direct.KernelUser:
+				v.fromUser = true
+				v.resumed()
+				if e, left := v.kernel.UserExit(); left {
+					v.left(e)
+					return v.userLeft(e)
+				}
+				return nil
 			case direct.KernelDied:
 				// What it had in its registers is lost, and with it the guest.
 				return fmt.Errorf("the stub that runs the guest kernel: %w", err)

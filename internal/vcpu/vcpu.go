@@ -236,8 +236,15 @@ func (v *VCPU) runUser() error {
 	v.resumed()
 	e := v.user.Run()
 	v.left(e)
+	return v.userLeft(e)
+}
+
+// userLeft serves an exit of user code.
+func (v *VCPU) userLeft(e direct.Exit) error {
 	switch e.Kind {
 	case direct.ExitKick:
+	case direct.ExitKernel:
+		v.fromUser, v.failures = false, 0
 	case direct.ExitSyscall, direct.ExitNeedStep:
 		v.failures = 0
 		v.step()

@@ -85,7 +85,7 @@ func rules(p *Program, s *Secrets) []rule {
 		compat = append(compat, argLo(i+1, v))
 	}
 	const x64 = auditArchX8664
-	return []rule{
+	list := []rule{
 		{p.SiteWait, x64, unix.SYS_FUTEX, append(arg(0, control+oCmd), argLo(1, futexWait))},
 		{p.SiteWake, x64, unix.SYS_FUTEX, append(arg(0, control+oState), argLo(1, futexWake))},
 		{p.SiteProof, x64, unix.SYS_WRITE, append(arg(1, p.One), argLo(0, FDProof), argLo(2, 8), argHi(2, 0))},
@@ -100,6 +100,10 @@ func rules(p *Program, s *Secrets) []rule {
 		{p.SiteClone, x64, unix.SYS_CLONE, secret(s.Clone)},
 		{p.SiteExit, x64, unix.SYS_EXIT_GROUP, nil},
 	}
+	for _, b := range p.Bells {
+		list = append(list, rule{b.Site, x64, unix.SYS_FUTEX, append(arg(0, p.Base+b.Off), argLo(1, b.Op))})
+	}
+	return list
 }
 
 // Filter is the seccomp program of a stub. A guest's own system call costs it

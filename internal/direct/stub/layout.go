@@ -56,6 +56,7 @@ const (
 	CmdCalls    = 2
 	CmdCallsRun = 3 // the calls, then Run if none of them failed
 	CmdFork     = 4 // zygote only: see program.go
+	CmdPair     = 6 // kernel stub: wait for system calls
 	CmdSleep    = 5 // stop spinning; may be given at any time while stopped
 )
 
@@ -121,6 +122,14 @@ type Control struct {
 	PopMask uint64 // flags that POPF is not translated with
 	IFMask  uint64 // FlagIF
 	Upper   uint64 // 1<<63
+
+	// Only the kernel stub uses these; see Handoff.
+	Paired   uint32 // a user stub takes part
+	Owner    uint32 // guest kernel code runs, or is about to
+	Syscalls uint64 // taken from the user stub
+	Sysrets  uint64 // handed to it
+	FMask    uint64 // RFLAGS bits that SYSCALL leaves
+	Target   uint64 // translation of the system-call entry
 }
 
 // Offsets in Control that the program uses; layout_test.go checks them.
@@ -159,6 +168,12 @@ const (
 	oPopMask    = 0x1c0
 	oIFMask     = 0x1c8
 	oUpper      = 0x1d0
+	oPaired     = 0x1d8
+	oOwner      = 0x1dc
+	oSyscalls   = 0x1e0
+	oSysrets    = 0x1e8
+	oFMask      = 0x1f0
+	oTarget     = 0x1f8
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.

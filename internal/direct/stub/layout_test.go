@@ -9,6 +9,7 @@ import (
 // type.
 func TestControlOffsets(t *testing.T) {
 	var c Control
+	var h Handoff
 	for _, o := range []struct {
 		name      string
 		got, want uintptr
@@ -47,6 +48,22 @@ func TestControlOffsets(t *testing.T) {
 		{"PopMask", unsafe.Offsetof(c.PopMask), oPopMask},
 		{"IFMask", unsafe.Offsetof(c.IFMask), oIFMask},
 		{"Upper", unsafe.Offsetof(c.Upper), oUpper},
+		{"Paired", unsafe.Offsetof(c.Paired), oPaired},
+		{"Owner", unsafe.Offsetof(c.Owner), oOwner},
+		{"Syscalls", unsafe.Offsetof(c.Syscalls), oSyscalls},
+		{"Sysrets", unsafe.Offsetof(c.Sysrets), oSysrets},
+		{"FMask", unsafe.Offsetof(c.FMask), oFMask},
+		{"Target", unsafe.Offsetof(c.Target), oTarget},
+		{"KernelBell", unsafe.Offsetof(h.KernelBell), hKernelBell},
+		{"UserBell", unsafe.Offsetof(h.UserBell), hUserBell},
+		{"Event", unsafe.Offsetof(h.Event), hEvent},
+		{"MonSleeps of Handoff", unsafe.Offsetof(h.MonSleeps), hMonSleeps},
+		{"KernelSleeps", unsafe.Offsetof(h.KernelSleeps), hKernelSleeps},
+		{"UserSleeps", unsafe.Offsetof(h.UserSleeps), hUserSleeps},
+		{"Fast", unsafe.Offsetof(h.Fast), hFast},
+		{"GPR of Handoff", unsafe.Offsetof(h.GPR), hGPR},
+		{"FSBase of Handoff", unsafe.Offsetof(h.FSBase), hFSBase},
+		{"GSBase of Handoff", unsafe.Offsetof(h.GSBase), hGSBase},
 		{"size of Call", unsafe.Sizeof(Call{}), 64},
 	} {
 		if o.got != o.want {

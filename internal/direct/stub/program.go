@@ -14,6 +14,15 @@ type Program struct {
 	ResumeStart, ResumeEnd uint64 // the resume range
 	Exit                   uint64 // where translated code jumps to leave
 	Fast                   uint64 // where patched system calls arrive
+	Sysret                 uint64 // where translated code jumps for SYSRET
+	Bells                  []Bell
+}
+
+// Bell is a futex call on a word of the hand-over page.
+type Bell struct {
+	Site uint64
+	Op   uint32
+	Off  uint64 // of the word in the area
 }
 
 // Build assembles the program. xmask is the set of extended-state components
@@ -33,11 +42,10 @@ type Program struct {
 //	   from (RSP may be outside the signal stack already), so Control.FPU must
 //	   point into the new one.
 //	S  anywhere else in the stub. The handler sets Kicked and goes back to the
-//	   interrupted instruction by IRETQ. Extended state is not restored: in S
-//	   it is dead, the guest's being in the old frame or in the XSAVE page,
-//	   and the new frame lies below the old one because in S, RSP is inside
-//	   the signal stack (SDM has no say here: the host kernel nests when the
-//	   interrupted RSP is inside it).
+//	   interrupted instruction by IRETQ, with the extended state restored. The
+//	   new frame lies below the old one because in S, RSP is inside the signal
+//	   stack (SDM has no say here: the host kernel nests when the interrupted
+//	   RSP is inside it).
 //
 // No kick is lost: every way from S to G passes the test at the start of R
 // with Kicked set, and between that test and IRETQ there is only R. The test
@@ -55,7 +63,9 @@ type Program struct {
 // word; futex wait if unchanged. Waker: xchg word; look at Sleeps; futex wake
 // if set. Both xchg are full barriers, so one of the two sees the other; and
 // the futex call compares the word again under the kernel's lock.
-func Build(base, xmask uint64) (*Program, error) {
+// Delta is what folding adds to the guest's addresses in a kernel stub
+// (package bt).
+func Build(base, xmask, delta uint64) (*Program, error) {
 	a := &asm{labels: map[string]int{}}
 	a.start()
 	a.handler(xmask)
@@ -64,7 +74,8 @@ func Build(base, xmask uint64) (*Program, error) {
 	a.calls()
 	a.fork()
 	a.exit()
-	a.fast(xmask)
+	a.userSide(xmask)
+	a.kernelSide(delta)
 	a.label("one")
 	a.bytes(1, 0, 0, 0, 0, 0, 0, 0)
 	code, err := a.finish()
@@ -77,7 +88,14 @@ func Build(base, xmask uint64) (*Program, error) {
 		SiteCalls: at("siteCalls"), SiteCompat: at("siteCompat"), SiteClone: at("siteClone"), SiteExit: at("siteExit"),
 		SiteWake: at("siteWake"), SiteProof: at("siteProof"), One: at("one"), SiteWait: at("siteWait"),
 		Handler: at("handler"), ResumeStart: at("resume"), ResumeEnd: at("resumeEnd"), Exit: at("exit"),
-		Fast: at("fast"),
+		Fast: at("fast"), Sysret: at("sysret"),
+		Bells: []Bell{
+			{at("siteEvent"), futexWake, HandoffOff + hEvent},
+			{at("userRangWake"), futexWake, HandoffOff + hKernelBell},
+			{at("kernelRangWake"), futexWake, HandoffOff + hUserBell},
+			{at("userWait"), futexWait, HandoffOff + hUserBell},
+			{at("kernelWait"), futexWait, HandoffOff + hKernelBell},
+		},
 	}, nil
 }
 
@@ -137,26 +155,17 @@ func (a *asm) handler(xmask uint64) {
 	a.set32(oReason, ReasonKick)
 	a.jmp("announce")
 
-	// Case S: back to where the signal hit. From Fast on the extended state is
-	// in the registers until it is saved; the kernel has reset them.
+	// Case S: back to where the signal hit. The kernel has reset the extended
+	// state, which is the guest's in a stub that listens (userSide), or in a
+	// handler of this kind that was interrupted itself.
 	a.label("nested")
 	a.set32(oKicked, 1)
-	a.lea(rcx, "fast")
-	a.area(true, rsi, CodeOff, 0, 0x8d)
-	a.bytes(0x48, 0x29, 0xf1) // sub rcx, rsi
-	a.bytes(0x48, 0x39, 0xc8) // cmp rax, rcx
-	a.jcc(ccB, "dead")
-	a.lea(rcx, "fastSaved")
-	a.bytes(0x48, 0x29, 0xf1) // sub rcx, rsi
-	a.bytes(0x48, 0x39, 0xc8) // cmp rax, rcx
-	a.jcc(ccAE, "dead")
 	a.bytes(0x49, 0x89, 0xd0) // mov r8, rdx
 	a.mem(true, rcx, rdx, UCFPState, 0x8b)
 	a.movImm(rax, uint32(xmask))
 	a.movImm(rdx, uint32(xmask>>32))
-	a.bytes(0x48, 0x0f, 0xae, 0x29) // xrstor64 [rcx]
-	a.bytes(0x4c, 0x89, 0xc2)       // mov rdx, r8
-	a.label("dead")
+	a.bytes(0x48, 0x0f, 0xae, 0x29)          // xrstor64 [rcx]
+	a.bytes(0x4c, 0x89, 0xc2)                // mov rdx, r8
 	a.mem(false, rax, rdx, UCSS, 0x0f, 0xb7) // movzx eax, word
 	a.bytes(0x50)                            // push rax
 	a.mem(false, 6, rdx, UCRSP, 0xff)        // push [rdx+rsp]
@@ -195,6 +204,8 @@ func (a *asm) wait() {
 	a.label("announce")
 	a.movImm(rax, Stopped)
 	a.xchg32(oState, rax)
+	a.movImm(rax, 1)
+	a.handXchg(hEvent, rax)
 
 	a.movImm(rdi, FDProof)
 	a.lea(rsi, "one")
@@ -206,6 +217,10 @@ func (a *asm) wait() {
 	a.movImm(rax, 1)
 	a.xchg32(oReady, rax)
 
+	a.handCmp(hMonSleeps, 0)
+	a.jcc(ccE, "noEvent")
+	a.futexHand(hEvent, futexWake, 1, "siteEvent")
+	a.label("noEvent")
 	a.cmp32(oMonSleeps, 0)
 	a.jcc(ccE, "waitCmd")
 	a.ctl(true, rdi, oState, 0, 0x8d)
@@ -256,6 +271,8 @@ func (a *asm) wait() {
 	a.jcc(ccE, "calls")
 	a.cmpImm(rax, CmdCallsRun)
 	a.jcc(ccE, "calls")
+	a.cmpImm(rax, CmdPair)
+	a.jcc(ccE, "pair")
 	a.cmpImm(rax, CmdFork)
 	a.jcc(ccE, "fork")
 	a.jmp("waitCmd") // only a guest that writes Control gets here
@@ -266,6 +283,13 @@ func (a *asm) wait() {
 // hits here is noted like any other in stub code (case S).
 func (a *asm) exit() {
 	a.label("exit")
+	a.saveAll()
+	a.set32(oReason, ReasonExit)
+	a.jmp("announce")
+}
+
+// saveAll stores registers and flags of translated code.
+func (a *asm) saveAll() {
 	for r := range 16 {
 		a.store64(oGPR+8*r, r)
 	}
@@ -275,8 +299,6 @@ func (a *asm) exit() {
 	a.store64(oIRET+16, rax)
 	a.bytes(0x6a, 0x02) // push 2
 	a.bytes(0x9d)       // popfq
-	a.set32(oReason, ReasonExit)
-	a.jmp("announce")
 }
 
 // segments stores selectors and bases, which neither the kernel nor stub code
@@ -291,34 +313,6 @@ func (a *asm) segments() {
 		a.bytes(0x66)
 		a.store32(oSel+2*i, rax) // mov [Sel+2i], ax
 	}
-}
-
-// fast is where a patched SYSCALL arrives, with the address behind it in RCX:
-// a system call without a signal. RCX and R11 are the instruction's to change
-// (SDM vol. 2B, SYSCALL). Nothing may be written to the guest's stack, whose
-// red zone is in use.
-func (a *asm) fast(xmask uint64) {
-	a.label("fast")
-	a.store64(oGPR+8*rsp, rsp)
-	a.area(true, rsp, AreaSize-64, 0, 0x8d) // lea rsp, [end of the stack]
-	a.bytes(0x9c)                           // pushfq
-	a.bytes(0x41, 0x5b)                     // pop r11
-	for r := range 16 {
-		if r != rsp {
-			a.store64(oGPR+8*r, r)
-		}
-	}
-	a.bytes(0x6a, 0x02) // push 2
-	a.bytes(0x9d)       // popfq
-	a.segments()
-	a.area(true, rcx, XSaveOff, 0, 0x8d)
-	a.store64(oFPU, rcx)
-	a.movImm(rax, uint32(xmask))
-	a.movImm(rdx, uint32(xmask>>32))
-	a.bytes(0x48, 0x0f, 0xae, 0x21) // xsave64 [rcx]
-	a.label("fastSaved")
-	a.set32(oReason, ReasonSyscall)
-	a.jmp("announce")
 }
 
 // run enters guest code.
@@ -353,9 +347,6 @@ func (a *asm) run(xmask uint64) {
 	a.bytes(0x48, 0xcf)              // iretq
 	a.label("resumeEnd")
 
-	a.label("kickedBefore")
-	a.set32(oKicked, 0)
-	a.jmp("kicked")
 }
 
 // calls executes the call list: r12 entry, r13d entries left, r15d set when

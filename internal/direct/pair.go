@@ -1,0 +1,364 @@
+package direct
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"ring3/internal/bt"
+	"ring3/internal/direct/stub"
+	"ring3/internal/host"
+	"ring3/internal/x86"
+)
+
+// pair is the direct way between a user stub and the kernel stub (package
+// stub, Handoff): at most one of the two runs guest code, the other listens to
+// its bell, and the monitor sleeps until one of them stops. Who that is, and
+// how many system calls there were meanwhile, tells what the guest's state is.
+//
+// A user stub that lies about waiting is found out when it stops by a signal
+// although it has handed over, and when the guest kernel takes something away
+// that it has mapped: then it must prove to be stopped (park).
+type pair struct {
+	u    *Engine
+	k    *Kernel
+	h    *stub.Handoff
+	spin spinner
+
+	failed error // why the kernel stub is beyond use
+
+	sysrets, syscalls uint64 // counted by the kernel stub, as of its last stop
+}
+
+// Pair lets two engines of the same virtual CPU hand over to each other.
+func Pair(u *Engine, k *Kernel) {
+	h := &pair{u: u, k: k, h: (*stub.Handoff)(unsafe.Pointer(&u.mem.Annex()[0]))}
+	h.spin.max = u.spinRun.max
+	u.pair, k.pair, k.e.pair = h, h, h
+	k.e.kick = u.kick
+}
+
+// bell is what a stub that waits listens to.
+func (p *proc) bell() (bell, sleeps *uint32) {
+	h := p.e.pair.h
+	if p.e.cfg.kernel {
+		return &h.KernelBell, &h.KernelSleeps
+	}
+	return &h.UserBell, &h.UserSleeps
+}
+
+// parkLimit is how long a stub that listens may take to stop.
+const parkLimit = time.Second
+
+// park makes a stub that listens stop and take commands.
+func (p *proc) park() error {
+	if !p.waits {
+		return nil
+	}
+	p.waits = false
+	c := p.ctl
+	atomic.StoreUint32(&c.Ready, 0)
+	atomic.StoreUint32(&c.State, stub.Running)
+	bell, sleeps := p.bell()
+	old := atomic.SwapUint32(bell, stub.BellPark)
+	if atomic.LoadUint32(sleeps) != 0 {
+		host.FutexWake(bell)
+	}
+	p.e.stats.Parks++
+	if !host.SpinUntil(&c.State, stub.Stopped, p.e.spinRun.max) {
+		for start := time.Now(); ; {
+			atomic.SwapUint32(&c.MonSleeps, 1)
+			if atomic.LoadUint32(&c.State) == stub.Stopped {
+				break
+			}
+			host.FutexWait(&c.State, stub.Running, nap)
+			if err := p.reap(); err != nil {
+				return err
+			}
+			if time.Since(start) > parkLimit && atomic.LoadUint32(&c.State) != stub.Stopped {
+				return fmt.Errorf("%w: it does not wait as it says", errDied)
+			}
+		}
+		atomic.StoreUint32(&c.MonSleeps, 0)
+	}
+	p.unproven++
+	if r := atomic.LoadUint32(&c.Reason); r != stub.ReasonReady || old != 0 {
+		return fmt.Errorf("%w: it was to wait and stopped for reason %d", errDied, r)
+	}
+	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
+	return nil
+}
+
+// offer prepares the kernel stub for system calls of the user stub that is
+// about to run. It is false when they must come to the monitor.
+func (h *pair) offer() (bool, error) {
+	k := h.k
+	atomic.StoreUint32(&h.h.Fast, 0)
+	if k.s == nil || !k.ran {
+		return false, nil
+	}
+	p := k.s.p
+	if k.needsFreshen() {
+		if err := p.park(); err != nil {
+			return false, err
+		}
+		k.bringUpToDate()
+		if err := k.e.unmapGone(k.s); err != nil {
+			return false, err
+		}
+	}
+	if len(p.calls) != 0 {
+		if err := errors.Join(p.park(), p.execute()); err != nil {
+			return false, err
+		}
+	}
+	if !h.setTarget() {
+		atomic.StoreUint32(&h.h.Fast, 0)
+		return false, nil
+	}
+	c := p.ctl
+	c.Paired, c.Owner = 1, 0
+	c.GSBase, c.Want = bt.Delta, 0
+	c.Spin = h.spins()
+	k.setWords()
+	sel := uint32(h.u.state.STAR>>32) &^ 3
+	c.GSel[x86.CS], c.GSel[x86.SS] = sel, sel+8
+	if !p.waits {
+		if err := p.command(stub.CmdPair); err != nil {
+			return false, err
+		}
+		p.waits = true
+	}
+	return true, nil
+}
+
+// spins is for how many PAUSEs a stub spins for its bell.
+func (h *pair) spins() uint32 {
+	if h.u.spinServe.max == 0 {
+		return 0
+	}
+	return uint32(bellSpin / time.Microsecond * time.Duration(h.u.microsecond*h.u.pauses/1024))
+}
+
+// bellSpin is longer than most system calls, and than most of what programs do
+// between two of them.
+const bellSpin = 30 * time.Microsecond
+
+// attached is the user stub that the kernel stub may hand over to with SYSRET:
+// it waits for that, in the current address space, and nothing about it has
+// changed. It is nil when the monitor must see SYSRET.
+func (h *pair) attached() *space {
+	u, st := h.u, h.u.state
+	s := u.cur
+	if s == nil || !s.p.waits || s.key != u.pml4() || s.pcid != u.pcid() || s.stale ||
+		len(s.stalePages)+len(s.gone)+len(s.p.calls) != 0 || u.hasHint || u.lied || u.fpuHome != s ||
+		st.CR0&(x86.CR0TS|x86.CR0EM) != 0 || st.CR4&x86.CR4TSD != 0 || st.DR[7]&0xff != 0 ||
+		st.STAR>>48|3 != selCS32 || uint64(st.Seg[x86.CS].Sel) != st.STAR>>32&0xfffc ||
+		uint64(st.Seg[x86.SS].Sel) != st.STAR>>32&0xfffc+8 || s.p.tls != [3]uint64{} {
+		return nil
+	}
+	for i, r := range [4]int{x86.DS, x86.ES, x86.FS, x86.GS} {
+		if st.Seg[r].Sel != s.p.sel[i] {
+			return nil
+		}
+	}
+	return s
+}
+
+// wait waits until the user stub or the kernel stub stops, and returns the one
+// that did: guest code ran in that one. An error with the user stub means that
+// it is beyond use and took the guest's registers with it.
+func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
+	hd, e, user := h.h, h.u, s.p
+	start := host.TSC()
+	found := host.SpinUntil(&hd.Event, 1, h.spin.budget(e.microsecond))
+	var since time.Time
+	for {
+		atomic.SwapUint32(&hd.Event, 0)
+		switch {
+		case atomic.LoadUint32(&kernel.ctl.State) == stub.Stopped:
+			h.spin.answered(host.TSC()-start, found)
+			kernel.unproven++
+			kernel.waits, user.waits = false, true
+			return kernel, nil
+		case atomic.LoadUint32(&user.ctl.State) == stub.Stopped:
+			h.spin.answered(host.TSC()-start, found)
+			user.unproven++
+			if h.kernelRuns() {
+				return h.kernelOnly(s, kernel, fmt.Errorf("%w: it runs during its own system call", errDied))
+			}
+			user.waits, kernel.waits = false, true
+			return user, nil
+		}
+		found = false
+		atomic.SwapUint32(&hd.MonSleeps, 1)
+		if atomic.LoadUint32(&hd.Event) == 0 {
+			host.FutexWait(&hd.Event, 0, nap)
+		}
+		atomic.StoreUint32(&hd.MonSleeps, 0)
+		if err := kernel.reap(); err != nil {
+			return kernel, err
+		}
+		if err := user.reap(); err != nil {
+			if h.kernelRuns() {
+				return h.kernelOnly(s, kernel, err)
+			}
+			kernel.waits = true
+			return user, err
+		}
+		if !e.kick.pending.Load() {
+			since = time.Time{}
+			continue
+		}
+		if since.IsZero() {
+			since = time.Now()
+		} else if time.Since(since) > hangLimit {
+			return kernel, fmt.Errorf("%w: neither stub stops", errDied)
+		}
+		e.kick.send()
+	}
+}
+
+// kernelRuns reports, with the user stub out of guest code, whether it has
+// handed over. The bell first; see stub.kernelSide.
+func (h *pair) kernelRuns() bool {
+	return atomic.SwapUint32(&h.h.KernelBell, 0) != 0 || atomic.LoadUint32(&h.k.s.p.ctl.Owner) != 0
+}
+
+// kernelOnly gets the kernel stub to stop, and does without the user stub, for
+// which the next Run in its address space reports err.
+func (h *pair) kernelOnly(s *space, kernel *proc, err error) (*proc, error) {
+	h.u.lie, h.u.lieKey, h.u.lied = h.u.died(s, err), s.key, true
+	kernel.waits = false
+	h.u.kick.pending.Store(true)
+	h.u.kick.aim(kernel.pid, 0)
+	h.u.kick.send()
+	return kernel, kernel.wait(true)
+}
+
+// prepare sets what the kernel stub needs for system calls, and returns the
+// address space that it may hand over to, nil if none.
+func (h *pair) prepare() *space {
+	if h == nil {
+		return nil
+	}
+	s := h.attached()
+	if s == nil || !h.setTarget() {
+		return nil
+	}
+	return s
+}
+
+// setTarget tells the kernel stub where system calls begin. It is false when
+// they must come to the monitor.
+func (h *pair) setTarget() bool {
+	k, st := h.k, h.u.state
+	const mask = x86.FlagTF | x86.FlagIF | x86.FlagNT | x86.FlagAC | x86.FlagDF
+	if st.EFER&x86.EFERSCE == 0 || st.LSTAR < bt.Lowest || st.SFMASK&mask != mask || !k.modeFits() {
+		return false
+	}
+	b := k.block(st.LSTAR)
+	if b == nil || b.N == 0 {
+		return false
+	}
+	k.s.p.ctl.Target = b.host
+	k.s.p.ctl.FMask = userFlags &^ st.SFMASK
+	atomic.StoreUint32(&h.h.Fast, 1)
+	return true
+}
+
+// userLeft brings State up to date after user code has stopped that the kernel
+// stub returned to.
+func (h *pair) userLeft(s *space, err error) (entered, error) {
+	k, u := h.k, h.u
+	h.handed(true)
+	if err != nil {
+		k.user, k.left = u.died(s, err), true
+		return enteredUser, nil
+	}
+	switch reason := atomic.LoadUint32(&s.p.ctl.Reason); reason {
+	case stub.ReasonSignal, stub.ReasonSyscall:
+		s.p.reason = reason
+		x, resume := u.stopped(s)
+		if x.Kind == ExitDied && !resume {
+			x = u.died(s, x.Err)
+		}
+		k.user, k.left = x, !resume
+	case stub.ReasonKick:
+		if err := u.kickedBefore(s); err != nil {
+			k.user, k.left = u.died(s, err), true
+			break
+		}
+		k.left = false
+		if u.kick.take() {
+			k.user, k.left = Exit{Kind: ExitKick}, true
+		}
+	default:
+		k.user, k.left = u.died(s, fmt.Errorf("%w: stopped in stub code for reason %d", errDied, reason)), true
+	}
+	return enteredUser, nil
+}
+
+// kernelLeft brings State up to date after a system call of user code stopped
+// in the kernel.
+func (h *pair) kernelLeft() Exit {
+	k := h.k
+	x, err := enteredOn, h.failed
+	if err == nil {
+		x, err = k.stopped()
+	}
+	if h.failed = err; err != nil {
+		return Exit{Kind: ExitKernel}
+	}
+	k.left, k.leftStep = true, x == enteredStep
+	return Exit{Kind: ExitKernel}
+}
+
+// kickedBefore takes over the state of a stub that was kicked before it
+// entered guest code: it is in the control page, where the monitor or the stub
+// itself, on behalf of the kernel stub, has put it.
+func (e *Engine) kickedBefore(s *space) error {
+	p, c, st := s.p, s.p.ctl, e.state
+	for i := range st.GPR {
+		st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
+	}
+	st.RIP, st.GPR[x86.RSP] = atomic.LoadUint64(&c.IRET[0]), atomic.LoadUint64(&c.IRET[3])
+	st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS)
+	st.Seg[x86.FS].Base, st.Seg[x86.GS].Base = atomic.LoadUint64(&c.FSBase), atomic.LoadUint64(&c.GSBase)
+	e.fpuHome = s
+	if err := p.takeFPU(atomic.LoadUint64(&c.Frame)); err != nil {
+		return err
+	}
+	e.lift(s)
+	return nil
+}
+
+// handed notes what system calls did to the state that the stubs do not
+// report: the privilege level and the segments of CS and SS.
+func (h *pair) handed(user bool) (any bool) {
+	if h == nil {
+		return false
+	}
+	c, st := h.k.s.p.ctl, h.u.state
+	calls, rets := atomic.LoadUint64(&c.Syscalls), atomic.LoadUint64(&c.Sysrets)
+	if calls == h.syscalls && rets == h.sysrets {
+		return false
+	}
+	h.u.stats.Handed += calls - h.syscalls
+	if user {
+		if err := h.k.getWords(); err != nil {
+			h.failed = err
+		}
+	}
+	h.syscalls, h.sysrets = calls, rets
+	if user {
+		st.LeaveSyscall()
+		st.RFLAGS = st.RFLAGS&userFlags | x86.FlagFixed | x86.FlagIF
+	} else {
+		st.EnterSyscall()
+		st.RFLAGS &= userFlags | x86.FlagFixed | x86.FlagIF
+	}
+	return true
+}

@@ -1,0 +1,342 @@
+package stub
+
+// HandoffOff is where the hand-over page lies from the area's base, behind the
+// area; Extent is the end of both.
+const (
+	HandoffOff = AreaSize
+	Extent     = AreaSize + PageSize
+)
+
+// Handoff is a page that all stubs of a virtual CPU share, to hand over to
+// each other without the monitor: a user stub to the kernel stub at a patched
+// SYSCALL, and back at SYSRET. Whoever is handed to is rung: its bell becomes
+// 1. Guest user code can write all of it at any time; the kernel stub takes
+// registers from here as it would take a system call's.
+//
+// Words that are waited for have a cache line of their own.
+type Handoff struct {
+	KernelBell   uint32 // BellRun: a system call; BellPark: stop, for the monitor
+	_            [0x3c]byte
+	UserBell     uint32
+	_            [0x3c]byte
+	Event        uint32 // a stub stopped: for the monitor; a futex
+	MonSleeps    uint32
+	_            [0x38]byte
+	KernelSleeps uint32
+	_            [0x3c]byte
+	UserSleeps   uint32
+	Fast         uint32 // patched system calls go to the kernel stub
+	_            [0x38]byte
+	GPR          [16]uint64 // as SYSCALL leaves them, or as SYSRET takes them
+	FSBase       uint64
+	GSBase       uint64
+}
+
+// Values of a bell.
+const (
+	BellRun  = 1
+	BellPark = 2
+)
+
+const (
+	hKernelBell   = 0x00
+	hUserBell     = 0x40
+	hEvent        = 0x80
+	hMonSleeps    = 0x84
+	hKernelSleeps = 0xc0
+	hUserSleeps   = 0x100
+	hFast         = 0x104
+	hGPR          = 0x140
+	hFSBase       = 0x1c0
+	hGSBase       = 0x1c8
+)
+
+// Selectors of user code in the host's GDT, as Linux has them.
+const (
+	selCode64 = 0x33
+	selData   = 0x2b
+)
+
+// hand emits op with ModRM reg, [rip+disp32] for a word of the hand-over page.
+func (a *asm) hand(w bool, reg, off, imm int, op ...byte) {
+	a.area(w, reg, HandoffOff+off, imm, op...)
+}
+
+func (a *asm) handStore(off, reg int) { a.hand(true, reg, off, 0, 0x89) }
+func (a *asm) handLoad(reg, off int)  { a.hand(true, reg, off, 0, 0x8b) }
+func (a *asm) handXchg(off, reg int)  { a.hand(false, reg, off, 0, 0x87) }
+func (a *asm) handSet(off int, v uint32) {
+	a.hand(false, 0, off, 4, 0xc7)
+	a.imm32(v)
+}
+func (a *asm) handCmp(off int, v byte) {
+	a.hand(false, 7, off, 1, 0x83)
+	a.bytes(v)
+}
+
+// futexHand makes a futex call on a word of the hand-over page.
+func (a *asm) futexHand(off int, op, val uint32, site string) {
+	a.hand(true, rdi, off, 0, 0x8d)
+	a.movImm(rsi, op)
+	a.movImm(rdx, val)
+	a.zero(r10)
+	a.movImm(rax, sysFutex)
+	a.bytes(0x0f, 0x05)
+	a.label(site)
+}
+
+// ring hands over.
+func (a *asm) ring(bell, sleeps int, name string) {
+	a.movImm(rax, BellRun)
+	a.handXchg(bell, rax)
+	a.handCmp(sleeps, 0)
+	a.jcc(ccE, name)
+	a.futexHand(bell, futexWake, 1, name+"Wake")
+	a.label(name)
+}
+
+// listen waits for the bell: spins for a while, then sleeps. EAX is what rang.
+// See Build, "Sleep and wake-up".
+func (a *asm) listen(bell, sleeps int, name string) {
+	a.load32(rcx, oSpin)
+	a.label(name + "Spin")
+	a.hand(false, rax, bell, 0, 0x8b)
+	a.test32(rax)
+	a.jcc(ccNE, name+"Rung")
+	a.bytes(0xf3, 0x90)       // pause
+	a.bytes(0x83, 0xe9, 0x01) // sub ecx, 1
+	a.jcc(ccAE, name+"Spin")
+	a.movImm(rax, 1)
+	a.handXchg(sleeps, rax)
+	a.label(name + "Sleep")
+	a.hand(false, rax, bell, 0, 0x8b)
+	a.test32(rax)
+	a.jcc(ccNE, name+"Awake")
+	a.futexHand(bell, futexWait, 0, name+"Wait")
+	a.jmp(name + "Sleep")
+	a.label(name + "Awake")
+	a.handSet(sleeps, 0)
+	a.label(name + "Rung")
+}
+
+// userSide is where a patched SYSCALL arrives, with the address behind it in
+// RCX: a system call without a signal. RCX and R11 are the instruction's to
+// change (SDM vol. 2B, SYSCALL). Nothing may be written to the guest's stack,
+// whose red zone is in use.
+// The extended state stays in the registers, also while the stub listens.
+func (a *asm) userSide(xmask uint64) {
+	a.label("fast")
+	a.store64(oGPR+8*rsp, rsp)
+	a.area(true, rsp, AreaSize-64, 0, 0x8d) // lea rsp, [end of the stack]
+	a.bytes(0x9c)                           // pushfq
+	a.bytes(0x41, 0x5b)                     // pop r11
+	a.bytes(0x6a, 0x02)                     // push 2
+	a.bytes(0x9d)                           // popfq
+	a.handCmp(hFast, 0)
+	a.jcc(ccE, "fastStop")
+	a.bytes(0x41, 0xf7, 0xc3) // test r11d, imm32
+	a.imm32(^uint32(sysretFlags | flagsFixed | 1<<18))
+	a.jcc(ccNE, "fastStop")
+	for r := range 16 {
+		if r != rsp {
+			a.handStore(hGPR+8*r, r)
+		}
+	}
+	// Segment registers that were loaded natively go to the monitor.
+	for i, modrm := range []byte{0xd8, 0xc0, 0xe0, 0xe8} { // ds, es, fs, gs
+		a.bytes(0x8c, modrm) // mov eax, sreg
+		a.bytes(0x66)
+		a.ctl(false, rax, oSel+2*i, 0, 0x3b) // cmp ax, [Sel+2i]
+		a.jcc(ccNE, "fastLoad")
+	}
+	a.load64(rax, oGPR+8*rsp)
+	a.handStore(hGPR+8*rsp, rax)
+	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xc0) // rdfsbase rax
+	a.handStore(hFSBase, rax)
+	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xc8) // rdgsbase rax
+	a.handStore(hGSBase, rax)
+	a.ring(hKernelBell, hKernelSleeps, "userRang")
+	a.listen(hUserBell, hUserSleeps, "user")
+	a.zero(rax)
+	a.handXchg(hUserBell, rax)
+	a.cmpImm(rax, BellRun)
+	a.jcc(ccNE, "userPark")
+	for r := range 16 {
+		a.handLoad(rax, hGPR+8*r)
+		a.store64(oGPR+8*r, rax)
+	}
+	a.load64(rax, oGPR+8*rsp)
+	a.store64(oIRET+24, rax)
+	a.load64(rax, oGPR+8*rcx)
+	a.store64(oIRET, rax)
+	a.load64(rax, oGPR+8*r11)
+	a.store64(oIRET+16, rax)
+	a.userSelectors()
+	a.handLoad(rax, hFSBase)
+	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xd0) // wrfsbase rax
+	a.handLoad(rax, hGSBase)
+	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xd8) // wrgsbase rax
+	a.jmp("resume")
+
+	a.label("fastLoad")
+	a.handLoad(rax, hGPR+8*rax)
+	a.label("fastStop")
+	for r := range 16 {
+		if r != rsp {
+			a.store64(oGPR+8*r, r)
+		}
+	}
+	a.set32(oReason, ReasonSyscall)
+	a.jmp("save")
+
+	a.label("userPark")
+	a.set32(oReason, ReasonReady)
+	a.jmp("save")
+
+	a.label("kickedBefore")
+	a.set32(oKicked, 0)
+	a.set32(oReason, ReasonKick)
+
+	a.label("save")
+	a.segments()
+	a.area(true, rcx, XSaveOff, 0, 0x8d)
+	a.store64(oFPU, rcx)
+	a.movImm(rax, uint32(xmask))
+	a.movImm(rdx, uint32(xmask>>32))
+	a.bytes(0x48, 0x0f, 0xae, 0x21) // xsave64 [rcx]
+	a.jmp("announce")
+}
+
+// userSelectors completes the frame that IRETQ pops.
+func (a *asm) userSelectors() {
+	a.movImm(rax, selCode64)
+	a.store64(oIRET+8, rax)
+	a.movImm(rax, selData)
+	a.store64(oIRET+32, rax)
+}
+
+// sysretFlags are the bits that R11 may have for a SYSRET without the monitor,
+// besides bit 1 and IF, which it must have: the arithmetic flags, DF and ID.
+const (
+	sysretFlags = 0x200cd5
+	flagsFixed  = 0x202
+)
+
+// kernelSide is SYSRET and SYSCALL in the kernel stub. Translated code jumps
+// to sysret with all registers the guest's, and ExitID set: what cannot be
+// done here leaves by that exit.
+func (a *asm) kernelSide(delta uint64) {
+	a.label("sysret")
+	a.saveAll()
+	a.cmp32(oPaired, 0)
+	a.jcc(ccE, "sysretStop")
+	a.cmp32(oKicked, 0)
+	a.jcc(ccNE, "sysretStop")
+	a.cmp32(oWant, 0)
+	a.jcc(ccNE, "sysretStop")
+	a.bytes(0x4c, 0x89, 0xd8) // mov rax, r11
+	a.bytes(0x48, 0x25)       // and rax, imm32
+	a.imm32(^uint32(sysretFlags))
+	a.cmpImm64(rax, flagsFixed)
+	a.jcc(ccNE, "sysretStop")
+	a.bytes(0x48, 0x89, 0xc8)       // mov rax, rcx
+	a.bytes(0x48, 0xc1, 0xe8, 0x2f) // shr rax, 47
+	a.jcc(ccNE, "sysretStop")
+	for r := range 16 {
+		if r != rsp && r != rax {
+			a.handStore(hGPR+8*r, r)
+		}
+	}
+	a.load64(rax, oGPR+8*rax)
+	a.handStore(hGPR+8*rax, rax)
+	a.movImm64(rdx, -delta)
+	a.load64(rax, oGPR+8*rsp)
+	a.bytes(0x48, 0x01, 0xd0) // add rax, rdx
+	a.handStore(hGPR+8*rsp, rax)
+	a.load64(rax, oGFS)
+	a.handStore(hFSBase, rax)
+	a.load64(rax, oGGS)
+	a.handStore(hGSBase, rax)
+	a.ctl(true, 0, oSysrets, 0, 0xff) // inc
+	a.set32(oOwner, 0)
+	a.ring(hUserBell, hUserSleeps, "kernelRang")
+
+	a.label("pair")
+	a.listen(hKernelBell, hKernelSleeps, "kernel")
+	// Owner first, then the bell: the monitor takes the bell and then looks at
+	// Owner, so it sees whether a system call was taken.
+	a.set32(oOwner, 1)
+	a.zero(rax)
+	a.handXchg(hKernelBell, rax)
+	a.cmpImm(rax, BellRun)
+	a.jcc(ccNE, "kernelPark")
+	a.cmp32(oPaired, 0)
+	a.jcc(ccE, "kernelPark")
+	a.ctl(true, 0, oSyscalls, 0, 0xff) // inc
+	for r := range 16 {
+		if r != rsp && r != rcx && r != r11 {
+			a.handLoad(rax, hGPR+8*r)
+			a.store64(oGPR+8*r, rax)
+		}
+	}
+	a.handLoad(rax, hGPR+8*rcx) // what it points to must be in the lower half
+	a.bytes(0x48, 0xc1, 0xe0, 0x11)
+	a.bytes(0x48, 0xc1, 0xe8, 0x11) // shl rax, 17; shr rax, 17
+	a.store64(oGPR+8*rcx, rax)
+	a.handLoad(rax, hGPR+8*r11)
+	a.bytes(0x48, 0x25) // and rax, imm32
+	a.imm32(sysretFlags | 1<<18)
+	a.bytes(0x48, 0x0d) // or rax, imm32
+	a.imm32(flagsFixed)
+	a.store64(oGPR+8*r11, rax)
+	a.ctl(true, rax, oFMask, 0, 0x23) // and rax, [FMask]
+	a.bytes(0x48, 0x0d)
+	a.imm32(flagsFixed)
+	a.store64(oIRET+16, rax)
+	a.movImm64(rdx, delta)
+	a.handLoad(rax, hGPR+8*rsp)
+	a.bytes(0x48, 0x01, 0xd0) // add rax, rdx
+	a.store64(oIRET+24, rax)
+	a.load64(rax, oTarget)
+	a.store64(oIRET, rax)
+	a.userSelectors()
+	a.handLoad(rax, hFSBase)
+	a.canonical(rax)
+	a.store64(oGFS, rax)
+	a.handLoad(rax, hGSBase)
+	a.canonical(rax)
+	a.store64(oGGS, rax)
+	// The folded base of GS, unless it cannot be one: 0 folded then, where
+	// nothing is mapped, so that accesses fault and are interpreted.
+	a.bytes(0x48, 0x01, 0xd0)             // add rax, rdx
+	a.bytes(0x48, 0x89, 0xc1)             // mov rcx, rax
+	a.canonical(rcx)                      //
+	a.bytes(0x48, 0x39, 0xc8)             // cmp rax, rcx
+	a.bytes(0x48, 0x0f, 0x45, 0xc2)       // cmovne rax, rdx
+	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xd0) // wrfsbase rax
+	a.bytes(0x48, 0xc7, 0xc0)             // mov rax, -FlagIF
+	a.imm32(1<<32 - 0x200)
+	a.store64(oIF, rax)
+	a.jmp("resume")
+
+	a.label("sysretStop")
+	a.set32(oReason, ReasonExit)
+	a.jmp("announce")
+
+	a.label("kernelPark")
+	a.set32(oOwner, 0)
+	a.jmp("ready")
+}
+
+// canonical sign-extends a register from bit 47.
+func (a *asm) canonical(reg int) {
+	for _, op := range []byte{0xe0, 0xf8} { // shl, sar reg, 16
+		a.bytes(0x48, 0xc1, op|byte(reg), 0x10)
+	}
+}
+
+func (a *asm) movImm64(reg int, v uint64) {
+	a.bytes(0x48, 0xb8|byte(reg))
+	a.imm32(uint32(v))
+	a.imm32(uint32(v >> 32))
+}
