@@ -27,8 +27,14 @@ type Kernel struct {
 	// stops at the STI that would open the window.
 	Waits bool
 
+	// Spoil, when not nil, may change the code of new blocks: a test of the
+	// comparison with the interpreter.
+	Spoil func(rip uint64, code []byte)
+
 	cr3    uint64 // of the last Run
 	vector bool   // the last exit was a bt.ExitVector
+	whole  bool   // the last exit was the end of a block
+	alone  bool   // blocks are not chained: see kernelverify.go
 	stats  KernelStats
 }
 
@@ -128,21 +134,29 @@ func (k *Kernel) fail(err error) (KernelExit, error) {
 	return KernelDied, err
 }
 
+// ready makes sure of a stub whose mappings are those of the guest.
+func (k *Kernel) ready() error {
+	if k.s == nil {
+		if err := k.start(); err != nil {
+			return err
+		}
+	}
+	if cr3 := k.e.state.CR3; cr3 != k.cr3 {
+		k.cr3 = cr3
+		k.Flush(Flush{Kind: FlushNonGlobal})
+	}
+	k.freshen()
+	return nil
+}
+
 // Run executes kernel code from State, which must fit, until something else
 // must be done.
 func (k *Kernel) Run() (KernelExit, error) {
 	k.stats.Runs++
 	e := k.e
-	if k.s == nil {
-		if err := k.start(); err != nil {
-			return k.fail(err)
-		}
+	if err := k.ready(); err != nil {
+		return k.fail(err)
 	}
-	if e.state.CR3 != k.cr3 {
-		k.cr3 = e.state.CR3
-		k.Flush(Flush{Kind: FlushNonGlobal})
-	}
-	k.freshen()
 	for {
 		if e.pending.Swap(false) {
 			k.stats.Kicks++
