@@ -1,6 +1,7 @@
 package vcpu
 
 import (
+	"errors"
 	"fmt"
 
 	"ring3/internal/direct"
@@ -22,7 +23,9 @@ const vectorRun = 200
 func (v *VCPU) runTranslated() error {
 	if v.fromUser {
 		v.fromUser = false
-		if e := v.cpu.Run(grace); e != interp.ExitBudget {
+		if v.verify != nil && v.verify.every == 1 {
+			// All is compared.
+		} else if e := v.cpu.Run(grace); e != interp.ExitBudget {
 			return v.interpreted(e)
 		}
 		v.user.Rest()
@@ -32,7 +35,11 @@ func (v *VCPU) runTranslated() error {
 		n := 1 // a budget of one instruction is one block
 		if v.kernel.Fits() {
 			v.kernel.Waits = v.cpu.WantWindow
-			x, err := v.kernel.Run()
+			run := v.kernel.Run
+			if v.verify != nil && v.verify.due() {
+				run = v.verify.run
+			}
+			x, err := run()
 			switch x {
 			case direct.KernelVector:
 				n = vectorRun
@@ -40,6 +47,9 @@ func (v *VCPU) runTranslated() error {
 				return nil
 			case direct.KernelDied:
 				// What it had in its registers is lost, and with it the guest.
+				if d, ok := errors.AsType[*Difference](err); ok {
+					return d
+				}
 				return fmt.Errorf("the stub that runs the guest kernel: %w", err)
 			}
 		}
