@@ -13,7 +13,7 @@ import (
 )
 
 // Difference is what a comparison of the translator with the interpreter
-// found. It is an error that says everything there is to know about it.
+// found.
 type Difference struct {
 	Unit      *direct.Unit
 	N         int // instructions that the translation executed
@@ -37,13 +37,18 @@ func (f *verifier) difference(u *direct.Unit, got *cpu.State, n int, mem []Memor
 var registerNames = [16]string{"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 	"r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"}
 
-// maxMemoryLines bounds the memory that Error lists.
+// maxMemoryLines bounds the memory that Report lists.
 const maxMemoryLines = 32
 
 func (d *Difference) Error() string {
+	return fmt.Sprintf("the translator differs from the interpreter in the block at %#x, after %d of %d instructions (interpreted: %d)",
+		d.Unit.RIP, d.N, len(d.Unit.Insts), d.Ran)
+}
+
+// Report is everything that is known about the difference, in lines.
+func (d *Difference) Report() string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	p("the translator differs from the interpreter in the block at %#x, after %d of %d instructions (interpreted: %d)", d.Unit.RIP, d.N, len(d.Unit.Insts), d.Ran)
 	p("  %-8s %-18s %-18s %-18s", "", "before", "translated", "interpreted")
 	row := func(name string, before, got, want uint64) {
 		mark := ""
@@ -83,7 +88,7 @@ func (d *Difference) Error() string {
 		labels[at+uint64(m.Off)] = fmt.Sprintf("%#x", m.RIP)
 	}
 	disassemble(&b, d.host, at, labels)
-	return strings.TrimSuffix(b.String(), "\n")
+	return b.String()
 }
 
 // disassemble lists code. A line that has a label belongs to the guest's

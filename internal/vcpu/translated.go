@@ -33,10 +33,11 @@ func (v *VCPU) runTranslated() error {
 	defer v.kernel.Rest()
 	for {
 		n := 1 // a budget of one instruction is one block
+		compared := false
 		if v.kernel.Fits() {
 			v.kernel.Waits = v.cpu.WantWindow
 			run := v.kernel.Run
-			if v.verify != nil && v.verify.due() {
+			if compared = v.verify != nil && v.verify.due(); compared {
 				run = v.verify.run
 			}
 			x, err := run()
@@ -55,6 +56,13 @@ func (v *VCPU) runTranslated() error {
 		}
 		if v.timed {
 			v.c.kernelSteps[v.cpu.OpAt()]++
+		}
+		if compared && n == 1 {
+			// What follows that instruction is to be compared.
+			if e := v.cpu.Step(); e != interp.ExitBudget {
+				return v.interpreted(e)
+			}
+			n = 0
 		}
 		if e := v.cpu.Run(n); e != interp.ExitBudget {
 			return v.interpreted(e)
