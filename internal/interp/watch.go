@@ -6,16 +6,18 @@ import (
 	"ring3/internal/x86"
 )
 
-// Watch makes execution undoable: it keeps the pages of RAM that were written
-// as they were before. An instruction that does more than change registers and
-// RAM (devices, memory that holds code, faults) is not executed under it.
+// Watch makes execution undoable: it keeps the pages of RAM that were accessed
+// as they were before. Those that were only read are among them so that a
+// comparison finds writes that should not have been. An instruction that does
+// more than change registers and RAM (devices, memory that holds code, faults)
+// is not executed under it.
 type Watch struct {
-	// Pages are those written since Reset.
+	// Pages are those accessed since Reset.
 	Pages []*WatchedPage
 	spare []*WatchedPage
 }
 
-// WatchedPage is a page before its first write.
+// WatchedPage is a page before its first access.
 type WatchedPage struct {
 	GPA uint64
 	Old [x86.PageSize]byte
@@ -33,18 +35,14 @@ func (w *Watch) access(m *guestmem.Memory, gpa uint64, acc mmu.Access) bool {
 	if acc&mmu.Fetch != 0 {
 		return true
 	}
-	if acc&mmu.Write == 0 {
-		_, ram := m.Offset(gpa)
-		return ram
+	page, err := m.Slice(gpa, x86.PageSize)
+	if err != nil || acc&mmu.Write != 0 && m.Flags(gpa)&guestmem.PageCode != 0 {
+		return false
 	}
 	for i := len(w.Pages) - 1; i >= 0; i-- { // the last is the likeliest
 		if w.Pages[i].GPA == gpa {
 			return true
 		}
-	}
-	page, err := m.Slice(gpa, x86.PageSize)
-	if err != nil || m.Flags(gpa)&guestmem.PageCode != 0 {
-		return false
 	}
 	p := &WatchedPage{}
 	if n := len(w.spare); n > 0 {

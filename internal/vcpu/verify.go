@@ -138,7 +138,7 @@ func (f *verifier) interpret(n int) {
 	f.undo()
 }
 
-// save copies the pages that were written.
+// save copies the pages that were accessed.
 func (f *verifier) save(to *[][x86.PageSize]byte) {
 	if n := len(f.watch.Pages); cap(*to) < n {
 		*to = make([][x86.PageSize]byte, n)
@@ -161,7 +161,7 @@ func (f *verifier) undo() {
 func (f *verifier) page(gpa uint64) []byte {
 	s, err := f.mem.Slice(gpa, x86.PageSize)
 	if err != nil {
-		panic("BUG: page outside RAM was written")
+		panic("BUG: page outside RAM was accessed")
 	}
 	return s
 }
