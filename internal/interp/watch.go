@@ -14,6 +14,9 @@ import (
 type Watch struct {
 	// Pages are those accessed since Reset.
 	Pages []*WatchedPage
+	// Long is set when the instruction that was not executed is a string
+	// instruction with too many rounds.
+	Long  bool
 	spare []*WatchedPage
 }
 
@@ -26,8 +29,12 @@ type WatchedPage struct {
 // Reset forgets the pages.
 func (w *Watch) Reset() {
 	w.spare = append(w.spare, w.Pages...)
-	w.Pages = w.Pages[:0]
+	w.Pages, w.Long = w.Pages[:0], false
 }
+
+// maxWatchedRounds bounds the rounds of a string instruction: without the TLB
+// each costs as much as an instruction.
+const maxWatchedRounds = 4096
 
 // access is told of each access before it is made; false forbids it.
 func (w *Watch) access(m *guestmem.Memory, gpa uint64, acc mmu.Access) bool {
@@ -60,6 +67,8 @@ func (w *Watch) access(m *guestmem.Memory, gpa uint64, acc mmu.Access) bool {
 // but for rounds of a repeated string instruction.
 func (c *CPU) RunWatched(n int, w *Watch, at func(done int)) {
 	c.watch = w
+	// A kick would interrupt string instructions after each round.
+	kicked := c.kick.Swap(false)
 	c.enter()
 	for i := range n {
 		if !c.watched() {
@@ -69,6 +78,9 @@ func (c *CPU) RunWatched(n int, w *Watch, at func(done int)) {
 	}
 	c.watch = nil
 	c.exit()
+	if kicked {
+		c.kick.Store(true)
+	}
 }
 
 // watched executes one instruction, all rounds of it.
@@ -86,12 +98,18 @@ func (c *CPU) watched() bool {
 			return false
 		}
 		o := &b.ops[0]
+		_, str := stringKind[o.inst.Op]
+		repeated := str && (o.inst.Rep || o.inst.Repne)
+		if repeated && c.GPR[x86.RCX] > maxWatchedRounds {
+			c.watch.Long = true
+			return false
+		}
 		c.RIP, c.cur = c.RIP+b.len, b
 		if !o.fn(c, o) && c.fault.pending {
 			c.fault, c.RIP = fault{}, start
 			return false
 		}
-		if _, str := stringKind[o.inst.Op]; !str || c.RIP != start {
+		if !repeated || c.RIP != start {
 			return true
 		}
 	}

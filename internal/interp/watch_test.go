@@ -16,10 +16,10 @@ func TestRunWatched(t *testing.T) {
 		code []byte
 		done int
 	}{
-		{"all", []byte{0x48, 0x89, 0x03, 0x50, 0xf3, 0xaa}, 3}, // mov %rax,(%rbx); push %rax; rep stosb
-		{"page fault", []byte{0x50, 0x49, 0x89, 0x00}, 1},      // push %rax; mov %rax,(%r8)
-		{"code", []byte{0x50, 0x48, 0x89, 0x02}, 1},            // push %rax; mov %rax,(%rdx)
-		{"not canonical", []byte{0x50, 0x49, 0x8b, 0x01}, 1},   // push %rax; mov (%r9),%rax
+		{"all", []byte{0x48, 0x89, 0x03, 0x50, 0xf3, 0xaa}, 3},                             // mov %rax,(%rbx); push %rax; rep stosb
+		{"page fault", []byte{0x50, 0x49, 0x89, 0x00}, 1},                                  // push %rax; mov %rax,(%r8)
+		{"code", []byte{0x50, 0x48, 0x89, 0x02}, 1},                                        // push %rax; mov %rax,(%rdx)
+		{"not canonical", []byte{0x50, 0x49, 0x8b, 0x01}, 1},                               // push %rax; mov (%r9),%rax
 		{"half a string instruction", []byte{0x50, 0x49, 0x8d, 0x78, 0xf8, 0xf3, 0xaa}, 2}, // push %rax; lea -8(%r8),%rdi; rep stosb
 	} {
 		t.Run(c.name, func(t *testing.T) {

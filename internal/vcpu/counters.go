@@ -122,6 +122,7 @@ func (v *VCPU) addKernel(t *stats.Table) {
 	if f := v.verify; f != nil {
 		t.Add("verify", "blocks compared", f.c.blocks, 0)
 		t.Add("verify", "instructions compared", f.c.insts, 0)
+		t.Add("verify", "blocks left alone, a long string instruction", f.c.long, 0)
 		t.Add("verify", "blocks left alone, stopped in a string instruction", f.c.halfway, 0)
 		t.Add("verify", "blocks left alone, stopped too often", f.c.refused, 0)
 	}

@@ -23,14 +23,17 @@ const vectorRun = 200
 func (v *VCPU) runTranslated() error {
 	if v.fromUser {
 		v.fromUser = false
-		if v.verify != nil && v.verify.every == 1 {
-			// All is compared.
-		} else if e := v.cpu.Run(grace); e != interp.ExitBudget {
-			return v.interpreted(e)
+		if v.verify == nil || v.verify.every != 1 {
+			if e := v.cpu.Run(grace); e != interp.ExitBudget {
+				return v.interpreted(e)
+			}
 		}
 		v.user.Rest()
 	}
 	defer v.kernel.Rest()
+	if v.verify != nil {
+		defer v.verify.k.Rest()
+	}
 	for {
 		n := 1 // a budget of one instruction is one block
 		compared := false

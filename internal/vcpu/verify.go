@@ -39,8 +39,8 @@ type verifier struct {
 }
 
 type verifyCounters struct {
-	blocks, insts    uint64 // compared
-	halfway, refused uint64 // blocks left to the interpreter
+	blocks, insts          uint64 // compared
+	long, halfway, refused uint64 // blocks left to the interpreter
 }
 
 // Verify has translated code compared with the interpreter, by means of a
@@ -95,6 +95,10 @@ func (f *verifier) block() (x direct.KernelExit, more bool, err error) {
 			f.watch.Reset()
 			f.rips = append(f.rips[:0], u.RIP)
 			f.interpret(len(u.Insts))
+		}
+		if f.watch.Long {
+			f.c.long++
+			return direct.KernelStep, false, nil
 		}
 		stop, err := f.k.RunUnit(u)
 		if err != nil {
