@@ -21,6 +21,7 @@ func TestRunWatched(t *testing.T) {
 		{"code", []byte{0x50, 0x48, 0x89, 0x02}, 1},                                        // push %rax; mov %rax,(%rdx)
 		{"not canonical", []byte{0x50, 0x49, 0x8b, 0x01}, 1},                               // push %rax; mov (%r9),%rax
 		{"half a string instruction", []byte{0x50, 0x49, 0x8d, 0x78, 0xf8, 0xf3, 0xaa}, 2}, // push %rax; lea -8(%r8),%rdi; rep stosb
+		{"long string instruction", []byte{0x50, 0xb5, 0xff, 0xf3, 0xaa}, 2},               // push %rax; mov $255,%ch; rep stosb
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := newMachine(t)
@@ -30,7 +31,7 @@ func TestRunWatched(t *testing.T) {
 			m.Mem.MarkCode(testCode)
 			*m.Mem.Word(testPT + 8*0x40) = 0
 			m.RIP = testCode
-			m.GPR[x86.RAX], m.GPR[x86.RCX] = 0x1122334455667788, 5000
+			m.GPR[x86.RAX], m.GPR[x86.RCX] = 0x1122334455667788, 4000
 			m.GPR[x86.RBX], m.GPR[x86.RDI], m.GPR[x86.RDX] = testData, testData+100, testCode+100
 			m.GPR[x86.R8], m.GPR[x86.R9] = 0x40000, 1<<63
 			whole, _ := m.Mem.Slice(0, testSize)
