@@ -42,7 +42,7 @@ const (
 )
 
 // NextUnit is the block at RIP, State fitting. Without one the exit says why.
-// Once it was called, Run must not be.
+// Run must not be called before or after.
 func (k *Kernel) NextUnit() (*Unit, KernelExit, error) {
 	k.alone = true
 	e := k.e
