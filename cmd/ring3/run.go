@@ -29,6 +29,7 @@ type runOptions struct {
 	cpus     int
 	timeout  cli.Duration // 0: none
 	engine   string
+	verify   int // 0: off
 	stats    bool
 	tty      bool
 	command  []string
@@ -96,6 +97,8 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
 	f.StringVar(&o.engine, "engine", string(machine.EngineInterp), "`HOW` kernel code is executed: interp, or translate (experimental)")
+	f.IntVar(&o.verify, "verify", 0, "compare translated kernel code with the interpreter, block by block, and stop at a\ndifference (slow; implies --engine translate): all of it, or with --verify=`N`\n1,000 blocks after every N exits of translated code")
+	f.Lookup("verify").NoOptDefVal = "1"
 	f.BoolVar(&o.stats, "stats", false, "print at the end what the machine spent its time on")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give COMMAND a terminal instead of pipes")
 	return c
@@ -114,6 +117,8 @@ func (o *runOptions) check() error {
 		return usageError("--memory: %v is not a multiple of %v", o.memory, cli.Size(x86.PageSize))
 	case o.engine != string(machine.EngineInterp) && o.engine != string(machine.EngineTranslate):
 		return usageError("--engine: %q is neither interp nor translate", o.engine)
+	case o.verify < 0:
+		return usageError("--verify: %d is negative", o.verify)
 	case len(o.command) > 0 && (o.initrd != "" || o.noInitrd):
 		return usageError("a COMMAND needs the built-in userland: leave out --initrd")
 	case len(o.command) > 0 && o.command[0] == "":

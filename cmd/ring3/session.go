@@ -123,6 +123,9 @@ func (s *session) run(ctx context.Context, m guest) error {
 	if abnormal {
 		s.printTail()
 	}
+	if d, ok := errors.AsType[*vcpu.Difference](o.err); ok {
+		os.Stderr.WriteString(d.Report())
+	}
 	return err
 }
 

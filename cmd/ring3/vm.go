@@ -64,6 +64,7 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 		Cache:   store.Cache(),
 		Serial:  s.serial(),
 		Engine:  machine.Engine(o.engine),
+		Verify:  o.verify,
 		Timed:   o.stats,
 	}
 	if err := o.checkFiles(store); err != nil {

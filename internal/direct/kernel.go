@@ -33,8 +33,15 @@ type Kernel struct {
 	user     Exit // of KernelUser
 
 	ran    bool
+
+	// Spoil, when not nil, may change the code of new blocks: a test of the
+	// comparison with the interpreter.
+	Spoil func(rip uint64, code []byte)
+
 	cr3    uint64 // of the last Run
 	vector bool   // the last exit was a bt.ExitVector
+	whole  bool   // the last exit was the end of a block
+	alone  bool   // blocks are not chained: see kernelverify.go
 	stats  KernelStats
 }
 
@@ -149,40 +156,48 @@ func (k *Kernel) fail(err error) (KernelExit, error) {
 	return KernelDied, err
 }
 
+// ready makes sure of a stub whose mappings are those of the guest.
+func (k *Kernel) ready() error {
+	if k.pair != nil && k.pair.failed != nil {
+		err := k.pair.failed
+		k.pair.failed = nil
+		return err
+	}
+	if k.e.lied {
+		k.e.lied = false
+		return k.e.lie.Err
+	}
+	if k.s == nil {
+		if err := k.start(); err != nil {
+			return err
+		}
+	}
+	if k.needsFreshen() {
+		if err := k.s.p.park(); err != nil {
+			return err
+		}
+		k.bringUpToDate()
+	}
+	if on := k.e.state.CR4&x86.CR4FSGSBASE != 0; on != k.c.h.FSGSBase {
+		k.c.h.FSGSBase = on
+		k.c.flush()
+	}
+	return nil
+}
+
 // Run executes kernel code from State, which must fit, until something else
 // must be done.
 func (k *Kernel) Run() (KernelExit, error) {
 	k.stats.Runs++
 	e := k.e
-	if k.pair != nil && k.pair.failed != nil {
-		err := k.pair.failed
-		k.pair.failed = nil
+	if err := k.ready(); err != nil {
 		return k.fail(err)
-	}
-	if e.lied {
-		e.lied = false
-		return KernelDied, e.lie.Err
-	}
-	if k.s == nil {
-		if err := k.start(); err != nil {
-			return k.fail(err)
-		}
-	}
-	if k.needsFreshen() {
-		if err := k.s.p.park(); err != nil {
-			return k.fail(err)
-		}
-		k.bringUpToDate()
 	}
 	if k.left {
 		k.left = false
 		if k.leftStep {
 			return k.step()
 		}
-	}
-	if on := e.state.CR4&x86.CR4FSGSBASE != 0; on != k.c.h.FSGSBase {
-		k.c.h.FSGSBase = on
-		k.c.flush()
 	}
 	for {
 		if e.kick.take() {

@@ -33,6 +33,8 @@ type cached struct {
 	dead bool
 	// The exits of other blocks that jump here.
 	from []exitRef
+	size int   // of the code
+	unit *Unit // see kernelverify.go
 }
 
 // overlaps reports whether the block depends on any of the n bytes at gpa,
@@ -129,7 +131,7 @@ func (c *codeCache) flush() {
 func (c *codeCache) add(b *bt.Block) *cached {
 	x := &cached{Block: b, host: c.base + uint64(c.used)}
 	n := copy(c.mem[c.used:], b.Code)
-	b.Code = nil
+	b.Code, x.size = nil, n
 	c.order = append(c.order, x)
 	c.used = (c.used + uint32(n) + 15) &^ 15
 	for i := range b.Exits {
@@ -254,6 +256,9 @@ func (k *Kernel) leave(id uint32, rip uint64) (step bool, err error) {
 	if x.b == c.lookup {
 		k.stats.Misses++
 		st.RIP = rip
+		if k.whole = true; k.alone {
+			return false, nil
+		}
 		gen := c.lookup
 		if b := k.block(rip); b != nil && b.N != 0 && c.lookup == gen {
 			c.setTag(int(rip&(bt.TableSize-1)), -rip, b.host)
@@ -265,6 +270,9 @@ func (k *Kernel) leave(id uint32, rip uint64) (step bool, err error) {
 	if exit.Kind != bt.ExitChain {
 		k.vector = exit.Kind == bt.ExitVector
 		return true, nil
+	}
+	if k.whole = true; k.alone {
+		return false, nil
 	}
 	gen := c.lookup
 	if b := k.block(exit.RIP); b != nil && b.N != 0 && c.lookup == gen && !x.b.dead && !c.patched(x, b.host) {

@@ -27,6 +27,9 @@ func (c *CPU) translate(lin uint64, acc mmu.Access) (tr mmu.Translation, ok bool
 	if !ok {
 		return tr, c.raisePF(lin, code)
 	}
+	if c.watch != nil && !c.watch.access(c.Mem, tr.GPA, acc) {
+		return tr, c.raise(x86.VecGP, 0) // nobody will see it
+	}
 	return tr, true
 }
 

@@ -125,10 +125,11 @@ type CPU struct {
 	// shutdown is set by deliver on a triple fault.
 	shutdown bool
 
-	active   bool // between enter and exit
-	single   bool // run one instruction at a time
-	oneRound bool // repeated string instructions stop after one round
-	left     bool // opLeave stopped the block
+	active   bool   // between enter and exit
+	single   bool   // run one instruction at a time
+	oneRound bool   // repeated string instructions stop after one round
+	left     bool   // opLeave stopped the block
+	watch    *Watch // nil but in RunWatched
 	cur      *block
 	lazy     lazyFlags
 	rm       rmwState

@@ -84,7 +84,7 @@ func (c *CPU) selectTLB() {
 	}
 	c.mode.alignCheck = c.CPL == 3 && c.RFLAGS&x86.FlagAC != 0 && c.CR0&x86.CR0AM != 0
 	t.r, t.w, t.x = &t.read[class], &t.write[class], &t.exec[class]
-	if c.mode.alignCheck || c.DR[7]&0xff != 0 {
+	if c.mode.alignCheck || c.DR[7]&0xff != 0 || c.watch != nil {
 		t.r, t.w = &t.none, &t.none
 	}
 }

@@ -39,8 +39,10 @@ func (e *env) SetCR8(v uint64) { e.m.chip.CPU(0).SetCR8(v) }
 func (e *env) Flushed(f interp.Flush) {
 	d := direct.Flush{Kind: direct.FlushKind(f.Kind), PCID: f.PCID, Addr: f.Addr}
 	e.m.user.Flush(d)
-	if e.m.kernel != nil {
-		e.m.kernel.Flush(d)
+	for _, k := range []*direct.Kernel{e.m.kernel, e.m.checked} {
+		if k != nil {
+			k.Flush(d)
+		}
 	}
 }
 

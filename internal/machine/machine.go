@@ -44,6 +44,7 @@ type Config struct {
 	Cache      boot.Cache   // of unpacked kernels; may be nil
 	Serial     [4]io.Writer // what the guest writes to ttyS0 to ttyS3; nil discards
 	Engine     Engine       // how kernel code is executed; "" is EngineInterp
+	Verify     int          // compare kernel code with the interpreter: 0 none, 1 all, or in bursts after so many exits; implies EngineTranslate
 	Timed      bool         // time the exits, for WriteStats
 	Log        *slog.Logger // may be nil
 }
@@ -66,6 +67,8 @@ func (cfg *Config) check() error {
 	switch {
 	case cfg.Engine != "" && cfg.Engine != EngineInterp && cfg.Engine != EngineTranslate:
 		return &InputError{fmt.Sprintf("engine: there is no %q, only interp and translate", cfg.Engine)}
+	case cfg.Verify < 0:
+		return &InputError{fmt.Sprintf("verify: %d is negative", cfg.Verify)}
 	case cfg.Memory < MinMemory:
 		return &InputError{fmt.Sprintf("memory: %d bytes are too few, a kernel needs at least %d MiB", cfg.Memory, MinMemory>>20)}
 	case cfg.Memory > MaxMemory:
@@ -107,6 +110,7 @@ type Machine struct {
 	cpu     *interp.CPU
 	user    *direct.Engine
 	kernel  *direct.Kernel // nil unless EngineTranslate
+	checked *direct.Kernel // nil unless Config.Verify
 	vcpu    *vcpu.VCPU
 	dev     devices
 	env     *env
@@ -157,12 +161,20 @@ func New(cfg Config) (m *Machine, err error) {
 		return m, err
 	}
 	m.vcpu = vcpu.New(m.cpu, m.user, m.chip, cfg.Timed, m.log)
-	if cfg.Engine == EngineTranslate {
+	if cfg.Engine == EngineTranslate || cfg.Verify > 0 {
 		if m.kernel, err = direct.NewKernel(direct.Config{Mem: m.mem, State: &m.cpu.State}); err != nil {
 			return m, err
 		}
-		direct.Pair(m.user, m.kernel)
+		if cfg.Verify == 0 {
+			direct.Pair(m.user, m.kernel)
+		}
 		m.vcpu.Translate(m.kernel)
+	}
+	if cfg.Verify > 0 {
+		if m.checked, err = direct.NewKernel(direct.Config{Mem: m.mem, State: &m.cpu.State}); err != nil {
+			return m, err
+		}
+		m.vcpu.Verify(m.checked, m.mem, cfg.Verify)
 	}
 	m.chip.Notify = func(int) { m.vcpu.Kick() }
 	entry.Apply(&m.cpu.State)
@@ -221,8 +233,10 @@ func (m *Machine) Close() error {
 	if m.user != nil {
 		errs = append(errs, m.user.Close())
 	}
-	if m.kernel != nil {
-		errs = append(errs, m.kernel.Close())
+	for _, k := range []*direct.Kernel{m.kernel, m.checked} {
+		if k != nil {
+			errs = append(errs, k.Close())
+		}
 	}
 	if m.clock != nil {
 		errs = append(errs, m.clock.Close())

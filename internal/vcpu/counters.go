@@ -119,6 +119,13 @@ func (v *VCPU) addKernel(t *stats.Table) {
 	if v.kernel == nil {
 		return
 	}
+	if f := v.verify; f != nil {
+		t.Add("verify", "blocks compared", f.c.blocks, 0)
+		t.Add("verify", "instructions compared", f.c.insts, 0)
+		t.Add("verify", "blocks left alone, a long string instruction", f.c.long, 0)
+		t.Add("verify", "blocks left alone, stopped in a string instruction", f.c.halfway, 0)
+		t.Add("verify", "blocks left alone, stopped too often", f.c.refused, 0)
+	}
 	n := v.kernel.Stats()
 	t.Add("translator", "runs", n.Runs, 0)
 	t.Add("translator", "exits without a signal", n.Exits, 0)

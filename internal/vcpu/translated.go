@@ -1,6 +1,7 @@
 package vcpu
 
 import (
+	"errors"
 	"fmt"
 
 	"ring3/internal/direct"
@@ -22,17 +23,27 @@ const vectorRun = 200
 func (v *VCPU) runTranslated() error {
 	if v.fromUser {
 		v.fromUser = false
-		if e := v.cpu.Run(grace); e != interp.ExitBudget {
-			return v.interpreted(e)
+		if v.verify == nil || v.verify.every != 1 {
+			if e := v.cpu.Run(grace); e != interp.ExitBudget {
+				return v.interpreted(e)
+			}
 		}
 		v.user.Rest()
 	}
 	defer v.kernel.Rest()
+	if v.verify != nil {
+		defer v.verify.k.Rest()
+	}
 	for {
 		n := 1 // a budget of one instruction is one block
+		compared := false
 		if v.kernel.Fits() {
 			v.kernel.Waits = v.cpu.WantWindow
-			x, err := v.kernel.Run()
+			run := v.kernel.Run
+			if compared = v.verify != nil && v.verify.due(); compared {
+				run = v.verify.run
+			}
+			x, err := run()
 			switch x {
 			case direct.KernelVector:
 				n = vectorRun
@@ -48,11 +59,21 @@ func (v *VCPU) runTranslated() error {
 				return nil
 			case direct.KernelDied:
 				// What it had in its registers is lost, and with it the guest.
+				if d, ok := errors.AsType[*Difference](err); ok {
+					return d
+				}
 				return fmt.Errorf("the stub that runs the guest kernel: %w", err)
 			}
 		}
 		if v.timed {
 			v.c.kernelSteps[v.cpu.OpAt()]++
+		}
+		if compared && n == 1 {
+			// What follows that instruction is to be compared.
+			if e := v.cpu.Step(); e != interp.ExitBudget {
+				return v.interpreted(e)
+			}
+			n = 0
 		}
 		if e := v.cpu.Run(n); e != interp.ExitBudget {
 			return v.interpreted(e)

@@ -74,6 +74,7 @@ type VCPU struct {
 	cpu    *interp.CPU
 	user   *direct.Engine
 	kernel *direct.Kernel // nil: kernel code is interpreted
+	verify *verifier      // nil: translated code is not compared
 	// fromUser is set when user code ran since kernel code was last looked at.
 	fromUser bool
 	intr     InterruptSource
@@ -104,6 +105,9 @@ func (v *VCPU) Kick() {
 	v.user.Kick()
 	if v.kernel != nil {
 		v.kernel.Kick()
+	}
+	if v.verify != nil {
+		v.verify.k.Kick()
 	}
 	select {
 	case v.wake <- struct{}{}:

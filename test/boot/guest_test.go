@@ -4,6 +4,7 @@ package boot
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 	"ring3/internal/initramfs/guestjob"
 	"ring3/internal/kernelstore"
 	"ring3/internal/machine"
+	"ring3/internal/vcpu"
 )
 
 // defaults is the command line that ring3 run uses too.
@@ -28,6 +30,7 @@ type guest struct {
 	memory  uint64         // bytes, 512 MiB if 0
 	cmdline string         // defaults if empty
 	engine  machine.Engine // that of RING3_TEST_ENGINE, or the default, if empty
+	verify  int            // see machine.Config
 	files   []initramfs.File
 	stdin   []byte
 	args    []string
@@ -38,6 +41,7 @@ type guest struct {
 type outcome struct {
 	machine.Result
 	stdout, stderr, console string
+	table                   string // of exits
 	status                  int
 }
 
@@ -106,6 +110,7 @@ func (g guest) run(t *testing.T) outcome {
 		Serial: [4]io.Writer{&console, &stdout, &stderr, ctl},
 		Timed:  true,
 		Engine: g.engine,
+		Verify: g.verify,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -118,11 +123,16 @@ func (g guest) run(t *testing.T) outcome {
 	go func() { defer close(hostDone); host.Run(hostCtx) }()
 	r, err := m.Run(ctx)
 	stopHost()
+	var table strings.Builder
+	serr := m.WriteStats(&table)
 	cerr := m.Close()
 	<-hostDone
-	o := outcome{Result: r, stdout: stdout.String(), stderr: stderr.String(), console: console.String()}
-	if err != nil || cerr != nil {
-		t.Fatalf("run: %v, close: %v\nconsole:\n%s", err, cerr, tail(o.console))
+	o := outcome{Result: r, table: table.String(), stdout: stdout.String(), stderr: stderr.String(), console: console.String()}
+	if d, ok := errors.AsType[*vcpu.Difference](err); ok {
+		t.Log(d.Report())
+	}
+	if err != nil || cerr != nil || serr != nil {
+		t.Fatalf("run: %v, close: %v, stats: %v\nconsole:\n%s", err, cerr, serr, tail(o.console))
 	}
 	status, ok := host.Status()
 	if r.End != machine.PowerOff || !ok {

@@ -41,3 +41,9 @@ func TestRandomCodeLong(t *testing.T) {
 	}
 	t.Log(o.stdout)
 }
+
+// TestVerifiedWhole compares every translated block of a boot with the
+// interpreter.
+func TestVerifiedWhole(t *testing.T) {
+	verified(t, guest{verify: 1, timeout: 2 * time.Hour}, 50_000_000)
+}

@@ -1,8 +1,10 @@
 package boot
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"ring3/internal/kernelstore"
 	"ring3/internal/machine"
@@ -22,4 +24,33 @@ func TestTranslated(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestVerified boots the cloud kernel and compares samples of its translated
+// code with the interpreter.
+func TestVerified(t *testing.T) {
+	verified(t, guest{verify: 500}, 100_000)
+}
+
+// verified runs a command in g and wants so many blocks compared.
+func verified(t *testing.T, g guest, blocks int) {
+	t.Helper()
+	g.args = []string{"sh", "-c", "echo $(busybox seq 3 | busybox wc -l)"}
+	start := time.Now()
+	o := g.run(t).must(t)
+	if o.stdout != "3\n" {
+		t.Errorf("stdout %q", o.stdout)
+	}
+	n := compared(o.table, "blocks")
+	if n < blocks {
+		t.Errorf("%d blocks were compared, want %d at least:\n%s", n, blocks, o.table)
+	}
+	t.Logf("%d blocks, %d instructions compared in %v", n, compared(o.table, "instructions"), time.Since(start).Round(time.Second))
+}
+
+// compared is a count of the table of exits.
+func compared(table, what string) (n int) {
+	_, rest, _ := strings.Cut(table, what+" compared")
+	fmt.Sscan(rest, &n)
+	return n
 }
