@@ -30,7 +30,7 @@ export CGO_ENABLED := 0
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/ring3
@@ -81,6 +81,15 @@ bench: bench-deps kernels ## measure ring3 beside native, QEMU and others, into 
 .PHONY: soak
 soak: test-deps kernels ## boots and random code for a long time, about 20 minutes
 	$(GO) test -count=1 -v -tags soak -run 'TestBoots|TestRandomCodeLong' -timeout 60m ./test/boot
+
+# One machine under everything at once; SOAK_TIME=1h for longer, and
+# RING3_TEST_ENGINE=interp for the other engine.
+SOAK_TIME := 10m
+soak-mixed: export RING3_TEST_ENGINE ?= translate
+
+.PHONY: soak-mixed
+soak-mixed: test-deps kernels ## one machine under mixed load for a long time, SOAK_TIME=10m
+	RING3_SOAK_TIME=$(SOAK_TIME) $(GO) test -count=1 -v -tags soak -run TestMixed -timeout 0 ./test/boot
 
 .PHONY: fmt
 fmt: ## format the sources in place

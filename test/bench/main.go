@@ -21,6 +21,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -38,6 +39,7 @@ type options struct {
 	rows    []string
 	budget  time.Duration
 	timeout time.Duration
+	slow    time.Duration
 	ring3   string
 	runsc   string
 	out     string
@@ -51,6 +53,7 @@ func main() {
 	flag.StringVar(&rows, "rows", "all", "rows to measure: "+strings.Join(rowNames(), ","))
 	flag.DurationVar(&o.budget, "budget", 11*time.Minute, "begin no round that would probably end later than this")
 	flag.DurationVar(&o.timeout, "timeout", 2*time.Minute, "how long one system may take for one round")
+	flag.DurationVar(&o.slow, "slow-timeout", 10*time.Minute, "how long one system may take for the rows that are measured once")
 	flag.StringVar(&o.ring3, "ring3", "bin/ring3", "ring3's `program`")
 	flag.StringVar(&o.runsc, "runsc", "", "gVisor's `program` (default: the newest bin/runsc-*, or runsc)")
 	flag.StringVar(&o.out, "out", "", "`directory` for results.md and results.svg (default: none are written)")
@@ -149,10 +152,14 @@ func (o *options) run(ctx context.Context) error {
 	return os.WriteFile(filepath.Join(o.out, "results.svg"), []byte(r.plot()), 0o644)
 }
 
-// measure runs the rounds. Round i begins with the system i, so that none is
-// always the one after the loudest.
+// measure runs the rounds, and then one more with the rows that take long. Round
+// i begins with the system i, so that none is always the one after the loudest.
 func (o *options) measure(ctx context.Context, p *place, systems []*system, r *results) error {
 	start := time.Now()
+	quick, slow := split(o.rows)
+	if len(quick) == 0 {
+		o.rounds = 0
+	}
 	for i := range o.rounds {
 		if i > 0 && time.Since(start)/time.Duration(i)*time.Duration(i+1) > o.budget {
 			r.note("%d rounds of %d: more would not have fitted into %v", i, o.rounds, o.budget)
@@ -162,19 +169,43 @@ func (o *options) measure(ctx context.Context, p *place, systems []*system, r *r
 		for j := range systems {
 			s := systems[(i+j)%len(systems)]
 			say("round %d of %d, %v gone: %s", i+1, o.rounds, time.Since(start).Round(time.Second), s.title)
-			one, err := p.measure(ctx, s, o.rows, o.timeout)
-			if ctx.Err() != nil {
-				say("")
-				return ctx.Err()
+			if err := o.one(ctx, p, s, quick, o.timeout, round, r); err != nil {
+				return err
 			}
-			if err != nil {
-				r.note("%s: %v", s.title, err)
+		}
+		r.rounds = append(r.rounds, round)
+	}
+	if len(slow) > 0 {
+		large, err := p.withCompiler(ctx)
+		if err != nil {
+			r.note("no compiler for the guests: %v", err)
+			return nil
+		}
+		round := map[string]run{}
+		for _, s := range systems {
+			say("%s, %v gone: %s", strings.Join(slow, ", "), time.Since(start).Round(time.Second), s.title)
+			if err := o.one(ctx, large, s, slow, o.slow, round, r); err != nil {
+				return err
 			}
-			round[s.name] = one
 		}
 		r.rounds = append(r.rounds, round)
 	}
 	say("")
+	return nil
+}
+
+// one has s measure rows for a round. It fails only if ctx has ended.
+func (o *options) one(ctx context.Context, p *place, s *system, rows []string, timeout time.Duration, round map[string]run, r *results) error {
+	one, err := p.measure(ctx, s, rows, timeout)
+	if ctx.Err() != nil {
+		say("")
+		return ctx.Err()
+	}
+	if err != nil {
+		r.note("%s: %v", s.title, err)
+	}
+	maps.DeleteFunc(one, func(name string, _ float64) bool { return !slices.Contains(rows, name) })
+	round[s.name] = one
 	return nil
 }
 

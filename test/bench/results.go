@@ -169,7 +169,7 @@ func (r *results) markdown() string {
 	fmt.Fprintf(&b, "\n![time relative to native](results.svg)\n\n## Machine\n\n| | |\n|---|---|\n")
 	fmt.Fprintf(&b, "| processor | %s |\n| memory | %.0f GiB |\n| kernel | %s |\n| run by | %s |\n| load averages | %s before, %s after |\n",
 		r.host.cpu, float64(r.host.memory)/(1<<30), r.host.kernel, r.host.user, r.host.load, r.loadAfter)
-	fmt.Fprintf(&b, "| guests | 1 CPU, %s, %s (User-mode Linux: its own kernel; gVisor: none) |\n", memory, r.kernel)
+	fmt.Fprintf(&b, "| guests | 1 CPU, %s (compile: %s), %s (User-mode Linux: its own kernel; gVisor: none) |\n", memory, largeMemory, r.kernel)
 	for _, s := range r.systems {
 		if s.version != "" {
 			fmt.Fprintf(&b, "| %s | %s |\n", s.title, s.version)

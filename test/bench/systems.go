@@ -22,12 +22,16 @@ var guestFiles embed.FS
 // cmdline is what ring3 run begins with by itself, for the others too.
 const cmdline = "console=ttyS0 panic=-1 mitigations=off cryptomgr.notests"
 
-const memory = "512M"
+// What a machine has; the larger one has a compiler in its initial RAM disk.
+const memory, largeMemory = "512M", "1G"
 
 // place is where the systems find what they run.
 type place struct {
-	root       string // directory with bin/busybox, bench/micro, bench/workloads.sh
-	initrd     string // the same and more as a cpio archive; bench/micro is /init
+	root       string           // directory with bin/busybox, bench/micro, bench/workloads.sh
+	initrd     string           // the same and more as a cpio archive; bench/micro is /init
+	files      []initramfs.File // what is in both, BusyBox apart
+	busybox    string
+	memory     string // of a machine
 	kernel     string // image of the stock kernel
 	kernelName string
 	ring3      string
@@ -36,7 +40,7 @@ type place struct {
 
 // newPlace builds it in dir.
 func newPlace(ctx context.Context, o *options, dir string) (*place, error) {
-	p := &place{root: filepath.Join(dir, "root"), initrd: filepath.Join(dir, "initrd"), runsc: o.runsc}
+	p := &place{root: filepath.Join(dir, "root"), initrd: filepath.Join(dir, "initrd"), memory: memory, runsc: o.runsc}
 	store, err := kernelstore.Open("")
 	if err != nil {
 		return nil, err
@@ -49,8 +53,7 @@ func newPlace(ctx context.Context, o *options, dir string) (*place, error) {
 	if p.ring3, err = filepath.Abs(o.ring3); err != nil {
 		return nil, err
 	}
-	busybox, err := store.FetchBusyBox(ctx, os.Stderr)
-	if err != nil {
+	if p.busybox, err = store.FetchBusyBox(ctx, os.Stderr); err != nil {
 		return nil, err
 	}
 	micro, err := compile(ctx, dir)
@@ -61,26 +64,39 @@ func newPlace(ctx context.Context, o *options, dir string) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	shell, err := os.ReadFile(busybox)
+	shell, err := os.ReadFile(p.busybox)
 	if err != nil {
 		return nil, err
 	}
-	files := []initramfs.File{
+	if err := p.add([]initramfs.File{{Path: "bin/busybox", Mode: 0o755, Data: shell}}); err != nil {
+		return nil, err
+	}
+	p.files = []initramfs.File{
 		{Path: "bench/micro", Mode: 0o755, Data: micro},
 		{Path: "bench/workloads.sh", Mode: 0o644, Data: script},
+		{Path: "init", Mode: 0o755, Data: micro},
 	}
-	for _, f := range append(files, initramfs.File{Path: "bin/busybox", Mode: 0o755, Data: shell}) {
+	return p, errors.Join(p.add(p.files), p.pack(ctx))
+}
+
+// add puts files into the directory p.root.
+func (p *place) add(files []initramfs.File) error {
+	for _, f := range files {
 		path := filepath.Join(p.root, f.Path)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, f.Data, f.Mode)); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	cpio, err := initramfs.Build(ctx, initramfs.Options{BusyBox: busybox,
-		Files: append(files, initramfs.File{Path: "init", Mode: 0o755, Data: micro})})
+	return nil
+}
+
+// pack writes the archive p.initrd.
+func (p *place) pack(ctx context.Context) error {
+	cpio, err := initramfs.Build(ctx, initramfs.Options{BusyBox: p.busybox, Files: p.files})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return p, os.WriteFile(p.initrd, cpio, 0o644)
+	return os.WriteFile(p.initrd, cpio, 0o644)
 }
 
 // compile returns guest/micro.c as a static program.
@@ -122,23 +138,19 @@ var systems = []*system{
 	},
 	{
 		name: "ring3", title: "ring3", boots: true,
-		find: func(p *place) (string, error) {
-			v, err := version(p.ring3, "version")
-			if c := commit(); c != "" {
-				v += ", " + c
-			}
-			return v, err
-		},
-		command: func(p *place, args []string) *exec.Cmd {
-			return exec.Command(p.ring3, "run", "--memory", memory, "--kernel", p.kernel, "--initrd", p.initrd,
-				"--no-default-append", "--append", cmdline+machineArgs(args))
-		},
+		find:    findRing3,
+		command: func(p *place, args []string) *exec.Cmd { return ring3(p, "interp", args) },
+	},
+	{
+		name: "translate", title: "ring3 translated", boots: true,
+		find:    findRing3,
+		command: func(p *place, args []string) *exec.Cmd { return ring3(p, "translate", args) },
 	},
 	{
 		name: "tcg", title: "QEMU TCG", boots: true,
 		find: func(*place) (string, error) { return version("qemu-system-x86_64", "--version") },
 		command: func(p *place, args []string) *exec.Cmd {
-			return exec.Command("qemu-system-x86_64", "-accel", "tcg", "-smp", "1", "-m", memory, "-nodefaults",
+			return exec.Command("qemu-system-x86_64", "-accel", "tcg", "-smp", "1", "-m", p.memory, "-nodefaults",
 				"-no-reboot", "-display", "none", "-monitor", "none", "-serial", "stdio",
 				"-kernel", p.kernel, "-initrd", p.initrd, "-append", cmdline+machineArgs(args))
 		},
@@ -172,10 +184,23 @@ var systems = []*system{
 			return "Linux " + v, err
 		},
 		command: func(p *place, args []string) *exec.Cmd {
-			return exec.Command("linux.uml", append([]string{"mem=" + memory, "initrd=" + p.initrd, "rdinit=/init",
+			return exec.Command("linux.uml", append([]string{"mem=" + p.memory, "initrd=" + p.initrd, "rdinit=/init",
 				"con0=null,fd:1", "con=null", "--"}, args...)...)
 		},
 	},
+}
+
+func findRing3(p *place) (string, error) {
+	v, err := version(p.ring3, "version")
+	if c := commit(); c != "" {
+		v += ", " + c
+	}
+	return v, err
+}
+
+func ring3(p *place, engine string, args []string) *exec.Cmd {
+	return exec.Command(p.ring3, "run", "--engine", engine, "--memory", p.memory, "--kernel", p.kernel,
+		"--initrd", p.initrd, "--no-default-append", "--append", cmdline+machineArgs(args))
 }
 
 // machineArgs is the end of a kernel's command line.

@@ -10,8 +10,8 @@
 // the end. The arguments are names of rows; $BENCH_ROOT is the directory that
 // holds bin/busybox and bench/, "" for the root.
 //
-// A row is repeated until it has taken TARGET; the four workloads of
-// workloads.sh run once.
+// A row is repeated until it has taken TARGET; the workloads of workloads.sh
+// run once.
 
 #define _GNU_SOURCE
 #include <errno.h>
