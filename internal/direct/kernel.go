@@ -32,7 +32,7 @@ type Kernel struct {
 	leftStep bool
 	user     Exit // of KernelUser
 
-	ran    bool
+	ran bool
 
 	// Spoil, when not nil, may change the code of new blocks: a test of the
 	// comparison with the interpreter.
@@ -315,6 +315,7 @@ func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
 	c.Owner, c.Paired = 1, 0
 	if user != nil {
+		k.pair.silence()
 		c.Paired, c.Spin = 1, k.pair.spins()
 	}
 	cmd := uint32(stub.CmdRun)

@@ -62,7 +62,8 @@ func (p *proc) park() error {
 	atomic.StoreUint32(&c.Ready, 0)
 	atomic.StoreUint32(&c.State, stub.Running)
 	bell, sleeps := p.bell()
-	old := atomic.SwapUint32(bell, stub.BellPark)
+	atomic.StoreUint32(&c.Park, 1)
+	atomic.SwapUint32(bell, stub.BellPark)
 	if atomic.LoadUint32(sleeps) != 0 {
 		host.FutexWake(bell)
 	}
@@ -84,11 +85,18 @@ func (p *proc) park() error {
 		atomic.StoreUint32(&c.MonSleeps, 0)
 	}
 	p.unproven++
-	if r := atomic.LoadUint32(&c.Reason); r != stub.ReasonReady || old != 0 {
+	if r := atomic.LoadUint32(&c.Reason); r != stub.ReasonReady {
 		return fmt.Errorf("%w: it was to wait and stopped for reason %d", errDied, r)
 	}
 	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
 	return nil
+}
+
+// silence clears the bells before a stub runs, the other one not running: a
+// program may have rung them to have the next one return where it likes.
+func (h *pair) silence() {
+	atomic.StoreUint32(&h.h.UserBell, 0)
+	atomic.StoreUint32(&h.h.KernelBell, 0)
 }
 
 // offer prepares the kernel stub for system calls of the user stub that is
@@ -186,11 +194,14 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 		case atomic.LoadUint32(&user.ctl.State) == stub.Stopped:
 			h.spin.answered(host.TSC()-start, found)
 			user.unproven++
+			user.waits = false
+			// Only a stub that is stopped indeed does not ring any more.
+			err := user.prove()
 			if h.kernelRuns() {
 				return h.kernelOnly(s, kernel, fmt.Errorf("%w: it runs during its own system call", errDied))
 			}
-			user.waits, kernel.waits = false, true
-			return user, nil
+			kernel.waits = true
+			return user, err
 		}
 		found = false
 		atomic.SwapUint32(&hd.MonSleeps, 1)
@@ -227,15 +238,30 @@ func (h *pair) kernelRuns() bool {
 	return atomic.SwapUint32(&h.h.KernelBell, 0) != 0 || atomic.LoadUint32(&h.k.s.p.ctl.Owner) != 0
 }
 
-// kernelOnly gets the kernel stub to stop, and does without the user stub, for
-// which the next Run in its address space reports err.
+// kernelOnly gets the kernel stub to stop, which has taken a system call of a
+// user stub that is beyond use, for the reason err. If guest kernel code is
+// still running it goes on without the user stub, for which the next Run in
+// its address space reports err.
 func (h *pair) kernelOnly(s *space, kernel *proc, err error) (*proc, error) {
-	h.u.lie, h.u.lieKey, h.u.lied = h.u.died(s, err), s.key, true
+	c, kick := kernel.ctl, h.u.kick
 	kernel.waits = false
-	h.u.kick.pending.Store(true)
-	h.u.kick.aim(kernel.pid, 0)
-	h.u.kick.send()
-	return kernel, kernel.wait(true)
+	// It stops by the kick in guest code, and by the bell when it listens.
+	atomic.StoreUint32(&c.Park, 1)
+	atomic.SwapUint32(&h.h.KernelBell, stub.BellPark)
+	host.FutexWake(&h.h.KernelBell)
+	kick.pending.Store(true)
+	kick.aim(kernel.pid, 0)
+	kick.send()
+	if err := kernel.wait(true); err != nil {
+		return kernel, err
+	}
+	kick.aim(0, 0)
+	atomic.StoreUint32(&c.Park, 0)
+	if atomic.LoadUint32(&c.Reason) == stub.ReasonReady {
+		return s.p, err // the system call was over
+	}
+	h.u.lie, h.u.lieKey, h.u.lied = h.u.died(s, err), s.key, true
+	return kernel, nil
 }
 
 // prepare sets what the kernel stub needs for system calls, and returns the

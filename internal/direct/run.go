@@ -280,6 +280,10 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 	}
 	paired := false
 	if e.pair != nil {
+		if err := p.prove(); err != nil {
+			return false, false, err
+		}
+		e.pair.silence()
 		if paired, err = e.pair.offer(); err != nil {
 			e.pair.failed = err
 			return false, true, nil
@@ -340,7 +344,9 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 		}
 	}
 	if inKernel {
-		e.fpuHome = s
+		if !p.dead {
+			e.fpuHome = s // in the registers of a stub that listens
+		}
 		return false, true, nil
 	}
 	if paired {

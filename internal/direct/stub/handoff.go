@@ -160,7 +160,7 @@ func (a *asm) userSide(xmask uint64) {
 	a.zero(rax)
 	a.handXchg(hUserBell, rax)
 	a.cmpImm(rax, BellRun)
-	a.jcc(ccNE, "userPark")
+	a.jcc(ccNE, "userPark") // whoever rang
 	for r := range 16 {
 		a.handLoad(rax, hGPR+8*r)
 		a.store64(oGPR+8*r, rax)
@@ -268,10 +268,12 @@ func (a *asm) kernelSide(delta uint64) {
 	a.set32(oOwner, 1)
 	a.zero(rax)
 	a.handXchg(hKernelBell, rax)
-	a.cmpImm(rax, BellRun)
+	a.cmp32(oPark, 0)
 	a.jcc(ccNE, "kernelPark")
+	a.cmpImm(rax, BellRun)
+	a.jcc(ccNE, "kernelAgain")
 	a.cmp32(oPaired, 0)
-	a.jcc(ccE, "kernelPark")
+	a.jcc(ccE, "kernelAgain")
 	a.ctl(true, 0, oSyscalls, 0, 0xff) // inc
 	for r := range 16 {
 		if r != rsp && r != rcx && r != r11 {
@@ -323,7 +325,12 @@ func (a *asm) kernelSide(delta uint64) {
 	a.set32(oReason, ReasonExit)
 	a.jmp("announce")
 
+	a.label("kernelAgain") // a program's doing
+	a.set32(oOwner, 0)
+	a.jmp("pair")
+
 	a.label("kernelPark")
+	a.set32(oPark, 0)
 	a.set32(oOwner, 0)
 	a.jmp("ready")
 }

@@ -130,6 +130,7 @@ type Control struct {
 	Sysrets  uint64 // handed to it
 	FMask    uint64 // RFLAGS bits that SYSCALL leaves
 	Target   uint64 // translation of the system-call entry
+	Park     uint32 // the monitor has rung with BellPark; the bell alone proves nothing
 }
 
 // Offsets in Control that the program uses; layout_test.go checks them.
@@ -174,6 +175,7 @@ const (
 	oSysrets    = 0x1e8
 	oFMask      = 0x1f0
 	oTarget     = 0x1f8
+	oPark       = 0x200
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.

@@ -54,6 +54,7 @@ func TestControlOffsets(t *testing.T) {
 		{"Sysrets", unsafe.Offsetof(c.Sysrets), oSysrets},
 		{"FMask", unsafe.Offsetof(c.FMask), oFMask},
 		{"Target", unsafe.Offsetof(c.Target), oTarget},
+		{"Park", unsafe.Offsetof(c.Park), oPark},
 		{"KernelBell", unsafe.Offsetof(h.KernelBell), hKernelBell},
 		{"UserBell", unsafe.Offsetof(h.UserBell), hUserBell},
 		{"Event", unsafe.Offsetof(h.Event), hEvent},
