@@ -36,7 +36,7 @@ func (e *emitter) branch(raw []byte, in *insn.Inst, pc, next uint64) bool {
 		e.mark(pc, RCX)
 		e.bytes(0x59) // pop rcx
 		e.mark(0, Target)
-		e.jmp(e.h.Lookup)
+		e.lookup()
 		return true
 	case (in.Op == insn.OpJMP || in.Op == insn.OpCALL) && in.NArg == 1 && in.OpSize == 64 && in.ModRMOff != 0:
 		return e.indirect(raw, in, pc, next)
@@ -56,6 +56,9 @@ func (e *emitter) indirect(raw []byte, in *insn.Inst, pc, next uint64) bool {
 		}
 		e.bytes(rexW(a.Reg, 0, x86.RCX), 0x89, 0xc0|a.Reg&7<<3|x86.RCX) // mov rcx, reg
 	case insn.ArgMem:
+		if e.ac && e.mayBeUser(in) {
+			return false
+		}
 		// MOV RCX, r/m64 is the same instruction with another opcode and
 		// register field.
 		mov := *in
@@ -85,6 +88,6 @@ func (e *emitter) indirect(raw []byte, in *insn.Inst, pc, next uint64) bool {
 		e.imm32(uint32(next))
 	}
 	e.mark(0, Target)
-	e.jmp(e.h.Lookup)
+	e.lookup()
 	return true
 }

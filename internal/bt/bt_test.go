@@ -21,7 +21,7 @@ func translate(t *testing.T, code string) *Block {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Translate(&host, 0xffffffff81000000, b, at, 7, MaxInsts, func(uint64) bool { return false })
+	return Translate(&host, 0xffffffff81000000, false, b, at, 7, MaxInsts, func(uint64) bool { return false })
 }
 
 // Parts of forms.
@@ -161,7 +161,7 @@ func TestGuard(t *testing.T) {
 		{"movs", "f3a4", save0 + "c4e2c2f50c2558100000 e316 c4e2caf50c2558100000 e30a" + load0 + "eb18"},
 	} {
 		g, _ := hex.DecodeString(c.guest)
-		b := Translate(&host, 0xffffffff81000000, append(g, 0xf4), at, 7, MaxInsts, func(a uint64) bool { return a == 0xffffffff81000000 })
+		b := Translate(&host, 0xffffffff81000000, false, append(g, 0xf4), at, 7, MaxInsts, func(a uint64) bool { return a == 0xffffffff81000000 })
 		if b.N != 1 || len(b.Exits) != 2 || b.Exits[0].RIP != 0xffffffff81000000 {
 			t.Errorf("%s: %d translated, exits %+v", c.name, b.N, b.Exits)
 		}
@@ -170,7 +170,7 @@ func TestGuard(t *testing.T) {
 			t.Errorf("%s: %s, want %s...", c.name, got, want)
 		}
 	}
-	b := Translate(&host, 0xffffffff81000000, []byte{0x48, 0x8b, 0x04, 0x24, 0xf4}, at, 7, MaxInsts, func(uint64) bool { return true })
+	b := Translate(&host, 0xffffffff81000000, false, []byte{0x48, 0x8b, 0x04, 0x24, 0xf4}, at, 7, MaxInsts, func(uint64) bool { return true })
 	if b.N != 0 {
 		t.Error("an access of the stack is guarded")
 	}
@@ -225,7 +225,7 @@ func FuzzTranslate(f *testing.F) {
 	f.Add([]byte{0x48, 0x8b, 0x07, 0xff, 0x14, 0x25, 0, 0, 0, 0})
 	f.Add([]byte{0xfb, 0xc3, 0x9c, 0xf3, 0x48, 0xab})
 	f.Fuzz(func(t *testing.T, code []byte) {
-		b := Translate(&host, 0xffffffff81000000, code, at, 0, MaxInsts, func(uint64) bool { return false })
+		b := Translate(&host, 0xffffffff81000000, false, code, at, 0, MaxInsts, func(uint64) bool { return false })
 		if len(b.Code) > MaxCode || len(b.Marks) == 0 || b.Marks[0].Off != 0 {
 			t.Fatalf("%d bytes, marks %+v", len(b.Code), b.Marks)
 		}

@@ -23,6 +23,13 @@
 // What is not translated ends a block with an exit: a word in the control page
 // says which, and the stub's exit routine saves the registers. Exits to a known
 // target are jumps that the user of the package patches to the target's block.
+//
+// # RFLAGS.AC
+//
+// The host's AC is always clear. The guest's is a static context of a block:
+// STAC and CLAC end it and go on in the other one. Key is an address and a
+// context in one word. With AC set, memory operands may be user memory, which
+// code finds through the user TLB; see user.go.
 package bt
 
 // Delta is GS.base: what folding adds. It is 2^47 less 2^43 - 2^36, so that
@@ -41,29 +48,48 @@ const (
 func Fold(g uint64) uint64   { return g + Delta }
 func Unfold(h uint64) uint64 { return h - Delta }
 
+// Key is an address in the upper half and a context in one word, that of the
+// jump table: with AC, 2^62 less, which is where no canonical address lies.
+func Key(rip uint64, ac bool) uint64 {
+	if ac {
+		return rip - 1<<62
+	}
+	return rip
+}
+
 // Host is where the emitted code finds things. All addresses are below 2 GiB.
 type Host struct {
-	ExitID  uint32 // word that says which exit was taken
-	Scratch uint32 // four quadwords
-	Exit    uint64 // the stub's exit routine
-	Sysret  uint64 // the stub's routine for SYSRET, which may use the exit
-	IF      uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
-	Want    uint32 // quadword: not 0 when an interrupt waits for IF
-	Mask    uint32 // quadword TableSize-1
-	PopMask uint32 // quadword PopMask
-	IFMask  uint32 // quadword FlagIF
-	Upper   uint32 // quadword 1<<63
-	CR      uint32 // quadwords: CR0 to CR4
-	Sel     uint32 // doublewords: selectors, in register-number order
-	FS      uint32 // quadword: base of the guest's FS
-	GS      uint32 // and of GS; the host's FS.base is this one folded
-	Kernel  uint32 // quadword: IA32_KERNEL_GS_BASE
-	TSCAux  uint32 // doubleword: IA32_TSC_AUX
-	Tags    uint32 // jump table: TableSize negated guest addresses
-	Targets uint32 // and host addresses
-	Lookup  uint64 // the routine of Host.LookupCode
+	ExitID   uint32 // word that says which exit was taken
+	Scratch  uint32 // eight quadwords
+	Exit     uint64 // the stub's exit routine
+	Sysret   uint64 // the stub's routine for SYSRET, which may use the exit
+	IF       uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
+	Want     uint32 // quadword: not 0 when an interrupt waits for IF
+	Mask     uint32 // quadword TableSize-1
+	PopMask  uint32 // quadword PopMask
+	IFMask   uint32 // quadword FlagIF
+	Upper    uint32 // quadword 1<<63
+	CR       uint32 // quadwords: CR0 to CR4
+	Sel      uint32 // doublewords: selectors, in register-number order
+	FS       uint32 // quadword: base of the guest's FS
+	GS       uint32 // and of GS; the host's FS.base is this one folded
+	Kernel   uint32 // quadword: IA32_KERNEL_GS_BASE
+	TSCAux   uint32 // doubleword: IA32_TSC_AUX
+	Tags     uint32 // jump table: TableSize negated guest addresses
+	Targets  uint32 // and host addresses
+	Lookup   uint64 // the routine of package function Lookup
+	LookupAC uint64 // and of LookupAC
+
+	// The user TLB: see user.go. UserTLB is false when there is none.
+	UserTLB   bool
+	UserRead  uint32 // UserTLBSize tags for reading
+	UserWrite uint32 // and for writing
+	UserDelta uint32 // and host address less guest address
+	UserIndex uint32 // quadword UserIndex
+	UserPage  uint32 // quadword UserPage
 
 	FSGSBase bool // CR4.FSGSBASE: RDFSBASE and its like are allowed
+	SMAP     bool // CR4.SMAP: STAC and CLAC are allowed
 }
 
 // Saved tells which registers lie elsewhere at a mark.
@@ -71,24 +97,29 @@ type Saved uint8
 
 // Values of Mark.Saved.
 const (
-	None     Saved = iota
-	RCX            // RCX is in Scratch[0]
-	RDXFold        // RDX is in Scratch[0], RDI is folded
-	Target         // RCX is in Scratch[0]; RIP is in RCX
-	TargetIn       // RCX, RDX are in Scratch[0] and [1], RIP in Scratch[2]
-	RDX            // RDX is in Scratch[0]
-	Two            // RCX and RDX are in Scratch[0] and [1]
-	TwoPush        // the same, and RSP is 8 too low
-	TwoRSP         // the same as Two, and RCX is the guest's RSP
-	TwoIF          // the same as Two, and RCX is to be the word at Host.IF
-	TwoGS          // the same as Two, and RCX is to be the word at Host.GS
+	None      Saved = iota
+	RCX             // RCX is in Scratch[0]
+	RDXFold         // RDX is in Scratch[0], RDI is folded
+	Target          // RCX is in Scratch[0]; RIP is in RCX
+	TargetIn        // RCX, RDX are in Scratch[0] and [1], RIP in Scratch[2]
+	RDX             // RDX is in Scratch[0]
+	Two             // RCX and RDX are in Scratch[0] and [1]
+	TwoPush         // the same, and RSP is 8 too low
+	TwoRSP          // the same as Two, and RCX is the guest's RSP
+	TwoIF           // the same as Two, and RCX is to be the word at Host.IF
+	TwoGS           // the same as Two, and RCX is to be the word at Host.GS
+	Words           // Mark.In says it
+	WordsDI         // the same, and RDI is too high by Scratch[5]
+	WordsBoth       // the same as WordsDI, and RSI is too high by Scratch[6]
 )
 
 // Mark says what the guest state is from an offset in a block on.
 type Mark struct {
 	Off   uint32
 	Saved Saved
-	RIP   uint64
+	// With Words and its like: register In[i]-1 is in Scratch[i], unless 0.
+	In  [4]uint8
+	RIP uint64
 }
 
 // ExitKind says what an exit wants.
@@ -96,14 +127,17 @@ type ExitKind uint8
 
 // Exit kinds.
 const (
-	ExitChain  ExitKind = iota // go on at RIP; Patch may be made a jump there
-	ExitStep                   // the instruction at RIP must be interpreted
-	ExitVector                 // the same, and it uses extended state: more will follow
+	ExitChain     ExitKind = iota // go on at RIP; Patch may be made a jump there
+	ExitStep                      // the instruction at RIP must be interpreted
+	ExitVector                    // the same, and it uses extended state: more will follow
+	ExitUser                      // the instruction at RIP wants to read at Scratch[4], which the user TLB lacks
+	ExitUserWrite                 // the same, to write
 )
 
 // Exit is one way out of a block.
 type Exit struct {
 	Kind  ExitKind
+	AC    bool // the context at RIP
 	RIP   uint64
 	Patch uint32 // offset of the displacement of a jump
 	Stub  uint32 // offset of the code that it jumps to unless patched
@@ -112,6 +146,7 @@ type Exit struct {
 // Block is a translation.
 type Block struct {
 	RIP   uint64
+	AC    bool   // the context
 	Len   uint64 // bytes of guest code
 	N     int    // instructions translated
 	Code  []byte

@@ -12,6 +12,7 @@ type emitter struct {
 	h    *Host
 	at   uint64 // host address of out[0]
 	id   uint32 // of the first exit
+	ac   bool   // RFLAGS.AC
 	out  []byte
 	rest []byte // guest code behind the instruction
 	b    *Block
@@ -22,6 +23,7 @@ type emitter struct {
 type jump struct {
 	off  uint32
 	exit int
+	from uint64 // guest address while the exit is under way
 }
 
 func (e *emitter) bytes(b ...byte) { e.out = append(e.out, b...) }
@@ -30,11 +32,14 @@ func (e *emitter) imm64(v uint64)  { e.out = binary.LittleEndian.AppendUint64(e.
 func (e *emitter) off() uint32     { return uint32(len(e.out)) }
 
 // mark starts a stretch of code; see Mark.
-func (e *emitter) mark(rip uint64, s Saved) {
+func (e *emitter) mark(rip uint64, s Saved) { e.setMark(Mark{RIP: rip, Saved: s}) }
+
+func (e *emitter) setMark(m Mark) {
+	m.Off = e.off()
 	if n := len(e.b.Marks); n > 0 && e.b.Marks[n-1].Off == e.off() {
 		e.b.Marks = e.b.Marks[:n-1]
 	}
-	e.b.Marks = append(e.b.Marks, Mark{Off: e.off(), Saved: s, RIP: rip})
+	e.b.Marks = append(e.b.Marks, m)
 }
 
 // rel32 emits a displacement to a host address.
@@ -48,10 +53,23 @@ func (e *emitter) jmp(to uint64) {
 }
 
 // chain emits the displacement of a jump to guest code at rip.
-func (e *emitter) chain(rip uint64) {
-	e.tail = append(e.tail, jump{e.off(), len(e.b.Exits)})
-	e.b.Exits = append(e.b.Exits, Exit{Kind: ExitChain, RIP: rip, Patch: e.off()})
+func (e *emitter) chain(rip uint64) { e.chainTo(rip, e.ac, rip) }
+
+// chainTo is chain to another context. Until the exit is complete, the guest
+// is at from, in the context of the block.
+func (e *emitter) chainTo(rip uint64, ac bool, from uint64) {
+	e.tail = append(e.tail, jump{e.off(), len(e.b.Exits), from})
+	e.b.Exits = append(e.b.Exits, Exit{Kind: ExitChain, RIP: rip, AC: ac, Patch: e.off()})
 	e.imm32(0)
+}
+
+// lookup jumps to the routine for indirect branches.
+func (e *emitter) lookup() {
+	if e.ac {
+		e.jmp(e.h.LookupAC)
+	} else {
+		e.jmp(e.h.Lookup)
+	}
 }
 
 // leave emits the code of an exit.
@@ -69,7 +87,7 @@ func (e *emitter) exitID(exit int) {
 // step emits an exit that has the instruction at rip interpreted.
 func (e *emitter) step(rip uint64) {
 	e.mark(rip, None)
-	e.b.Exits = append(e.b.Exits, Exit{Kind: ExitStep, RIP: rip})
+	e.b.Exits = append(e.b.Exits, Exit{Kind: ExitStep, RIP: rip, AC: e.ac})
 	e.leave(len(e.b.Exits) - 1)
 }
 
@@ -87,7 +105,7 @@ func (e *emitter) finish() {
 	for _, j := range e.tail {
 		x := &e.b.Exits[j.exit]
 		x.Stub = e.off()
-		e.mark(x.RIP, None)
+		e.mark(j.from, None)
 		binary.LittleEndian.PutUint32(e.out[j.off:], e.off()-(j.off+4))
 		e.leave(j.exit)
 	}

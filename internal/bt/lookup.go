@@ -13,8 +13,14 @@ const (
 // Lookup is the routine at Host.Lookup: the target is in RCX, the guest's RCX
 // in scratch 0. It has one exit, taken when the table does not know the target;
 // RIP is then in scratch 2. JRCXZ tests without flags.
-func Lookup(h *Host, id uint32) *Block {
-	e := &emitter{h: h, at: h.Lookup, id: id, b: &Block{}}
+func Lookup(h *Host, id uint32) *Block { return lookup(h, h.Lookup, id, false) }
+
+// LookupAC is the same for branches with RFLAGS.AC set, at Host.LookupAC. Tags
+// are those of keys; the scratch word has the address.
+func LookupAC(h *Host, id uint32) *Block { return lookup(h, h.LookupAC, id, true) }
+
+func lookup(h *Host, at uint64, id uint32, ac bool) *Block {
+	e := &emitter{h: h, at: at, id: id, ac: ac, b: &Block{AC: ac}}
 	e.mark(0, Target)
 	e.save(1, x86.RDX)
 	e.save(2, x86.RCX)
@@ -23,10 +29,14 @@ func Lookup(h *Host, id uint32) *Block {
 	e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Tags+rdx*8]
 	e.imm32(h.Tags)
 	e.bytes(0x48, 0x8d, 0x0c, 0x11) // lea rcx, [rcx+rdx]
+	if ac {
+		e.movImm(x86.RDX, 1<<64-1<<62) // as Key does
+		e.bytes(0x48, 0x8d, 0x0c, 0x11)
+	}
 	hit := e.jrcxz()
 	e.load(x86.RCX, 0)
 	e.load(x86.RDX, 1)
-	e.b.Exits = []Exit{{Kind: ExitChain}}
+	e.b.Exits = []Exit{{Kind: ExitChain, AC: ac}}
 	e.leave(0)
 	e.land(hit)
 	e.load(x86.RCX, 2)

@@ -9,20 +9,23 @@ import (
 const MaxInsts = 48
 
 // MaxCode bounds the bytes of a block's code.
-const MaxCode = 8192
+const MaxCode = 16384
 
-// Translate translates the guest code at rip, of which code has the bytes up
+// fullCode is where a block ends for its length in bytes.
+const fullCode = MaxCode / 2
+
+// Translate translates the guest code at rip, with RFLAGS.AC as ac says, of which code has the bytes up
 // to the end of the page, or more when the first instruction crosses it: then
 // limit is 1, and MaxInsts otherwise. The result is to be placed at the host address at;
 // its exits have the numbers from id on. slow tells which instructions were seen
 // to access the lower half. A block whose first instruction cannot be translated has N 0.
-func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, limit int, slow func(rip uint64) bool) *Block {
-	e := &emitter{h: h, at: at, id: id, b: &Block{RIP: rip}}
+func Translate(h *Host, rip uint64, ac bool, code []byte, at uint64, id uint32, limit int, slow func(rip uint64) bool) *Block {
+	e := &emitter{h: h, at: at, id: id, ac: ac, b: &Block{RIP: rip, AC: ac}}
 	b := e.b
 	pc := rip
 	var in insn.Inst
 	for {
-		if b.N == limit {
+		if b.N == limit || len(e.out) > fullCode {
 			e.mark(pc, None)
 			e.bytes(0xe9)
 			e.chain(pc)
@@ -49,13 +52,13 @@ func Translate(h *Host, rip uint64, code []byte, at uint64, id uint32, limit int
 		}
 		e.mark(pc, None)
 		start, exits, marks := len(e.out), len(b.Exits), len(b.Marks)
-		if slow(pc) && !e.guard(&in, pc) {
+		if slow(pc) && !(ac && e.mayBeUser(&in)) && !e.guard(&in, pc) {
 			e.step(pc)
 			break
 		}
 		e.rest = rest[in.Len:]
 		done, end := e.inst(rest[:in.Len], &in, pc)
-		if in.Op == insn.OpSTI && plain(rest[in.Len:]) {
+		if in.Op == insn.OpSTI && !ac && plain(rest[in.Len:]) {
 			e.sti(pc)
 			done = true
 		}
@@ -101,6 +104,19 @@ func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
 		return e.branch(raw, in, pc, next), true
 	}
 	switch {
+	case in.Op == insn.OpSTAC || in.Op == insn.OpCLAC:
+		set := in.Op == insn.OpSTAC
+		switch {
+		case !e.h.SMAP:
+			return false, false // #UD
+		case set == e.ac:
+			return true, false
+		}
+		e.bytes(0xe9)
+		e.chainTo(next, set, pc)
+		return true, true
+	case e.ac && (in.Op == insn.OpSYSRET || in.Op == insn.OpPUSHF || in.Op == insn.OpPOPF):
+		return false, false
 	case in.Op == insn.OpSYSRET && in.OpSize == 64:
 		e.sysret(pc)
 		return true, true
@@ -133,6 +149,9 @@ func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
 	}
 	if in.OpSize == 16 && (in.Op == insn.OpPUSH || in.Op == insn.OpPOP) {
 		return false, false
+	}
+	if e.ac && e.mayBeUser(in) {
+		return e.user(raw, in, pc, next), false
 	}
 	switch in.Op {
 	case insn.OpNOP, insn.OpENDBR64, insn.OpSERIALIZE:

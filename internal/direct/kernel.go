@@ -42,6 +42,8 @@ type Kernel struct {
 	vector bool   // the last exit was a bt.ExitVector
 	whole  bool   // the last exit was the end of a block
 	alone  bool   // blocks are not chained: see kernelverify.go
+	mode   uint64 // see userMode
+	missed userMiss
 	stats  KernelStats
 }
 
@@ -53,6 +55,7 @@ type KernelStats struct {
 	Dropped, Flushes   uint64
 	Chained, Misses    uint64
 	Learned            uint64 // instructions found to access user memory
+	UserMisses         uint64 // of the user TLB
 }
 
 // Stats returns the counters; on the vCPU thread.
@@ -107,7 +110,7 @@ func (k *Kernel) Rest() {
 func (k *Kernel) Fits() bool {
 	st := k.e.state
 	return st.CPL == 0 && st.RIP >= bt.Lowest && foldable(st.Seg[x86.GS].Base) && st.Code64() && k.modeFits() &&
-		st.RFLAGS&(x86.FlagAC|x86.FlagTF|x86.FlagNT|x86.FlagIOPL) == 0 &&
+		st.RFLAGS&(x86.FlagTF|x86.FlagNT|x86.FlagIOPL) == 0 &&
 		!st.InterruptShadow && !st.Halted
 }
 
@@ -137,10 +140,17 @@ func (k *Kernel) start() error {
 		k.pair.syscalls, k.pair.sysrets = 0, 0
 	}
 	k.c.place(p.base, p.z.prog.Exit, p.z.prog.Sysret)
+	k.c.h.UserTLB = k.e.mem.Size() <= windowMax
+	k.mode = 0
 	sanitizeFPU(&k.e.fpu.Area, k.e.xmask, k.e.mxcsr)
 	copy(p.slot[stub.SlotXSave:], k.e.fpu.Area[:k.e.xsize])
 	if err := p.mmap(k.c.base, cacheSize, protRead|protExec, stub.FDCode, 0); err != nil {
 		return err
+	}
+	if k.c.h.UserTLB {
+		if err := p.mmap(window, k.e.mem.Size(), protRead|protWrite, stub.FDRAM, 0); err != nil {
+			return err
+		}
 	}
 	return p.execute()
 }
@@ -206,7 +216,7 @@ func (k *Kernel) Run() (KernelExit, error) {
 		}
 		k.vector = false
 		user := k.pair.prepare()
-		b := k.block(e.state.RIP)
+		b := k.block(e.state.RIP, e.state.RFLAGS&x86.FlagAC != 0)
 		if b == nil || b.N == 0 {
 			k.vector = b != nil && b.Exits[0].Kind == bt.ExitVector
 			return k.step()
@@ -239,12 +249,13 @@ func (k *Kernel) step() (KernelExit, error) {
 
 // needsFreshen reports whether the guest has invalidated translations.
 func (k *Kernel) needsFreshen() bool {
-	return k.e.state.CR3 != k.cr3 || k.c.stale || k.c.staleLocal || k.s.stale || len(k.s.stalePages) != 0
+	return k.e.state.CR3 != k.cr3 || k.modeBits() != k.mode || k.c.stale || k.c.staleLocal || k.s.stale || len(k.s.stalePages) != 0
 }
 
 // bringUpToDate compares with the page tables what needs it. The stub must
 // be stopped.
 func (k *Kernel) bringUpToDate() {
+	k.setMode()
 	if k.e.state.CR3 != k.cr3 {
 		k.cr3 = k.e.state.CR3
 		k.Flush(Flush{Kind: FlushNonGlobal})
@@ -270,6 +281,7 @@ func (k *Kernel) setWords() {
 		c.GSel[i] = uint32(st.Seg[i].Sel)
 	}
 	c.PopMask, c.IFMask, c.Upper = bt.PopMask, x86.FlagIF, 1<<63
+	c.UserIndex, c.UserPage = bt.UserIndex, bt.UserPage
 	c.IF, c.Mask = 0, bt.TableSize-1
 	c.TSCAux = uint64(uint32(st.TSCAux))
 	if st.RFLAGS&x86.FlagIF == 0 {
@@ -302,7 +314,7 @@ func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 	c := p.ctl
 	c.GPR = st.GPR
 	rsp := bt.Fold(st.GPR[x86.RSP])
-	c.IRET = [5]uint64{b.host, selCS64, hostFlags(st.RFLAGS) &^ x86.FlagRF, rsp, selData}
+	c.IRET = [5]uint64{b.host, selCS64, hostFlags(st.RFLAGS) &^ (x86.FlagRF | x86.FlagAC), rsp, selData}
 	c.FSBase, c.GSBase = bt.Fold(st.Seg[x86.GS].Base), bt.Delta
 	c.LoadSel = 0
 	c.Want = 0
@@ -418,6 +430,7 @@ func (k *Kernel) signalled() (step bool, err error) {
 	}
 	scratch := func(i int) uint64 { return atomic.LoadUint64(&p.ctl.Scratch[i]) }
 	st.RIP = m.RIP
+	k.setAC(b.AC)
 	switch m.Saved {
 	case bt.RCX:
 		st.GPR[x86.RCX] = scratch(0)
@@ -442,6 +455,18 @@ func (k *Kernel) signalled() (step bool, err error) {
 			st.Seg[x86.GS].Base = rcx
 		}
 		st.GPR[x86.RCX], st.GPR[x86.RDX] = scratch(0), scratch(1)
+	case bt.Words, bt.WordsDI, bt.WordsBoth:
+		if m.Saved != bt.Words {
+			st.GPR[x86.RDI] -= scratch(5)
+		}
+		if m.Saved == bt.WordsBoth {
+			st.GPR[x86.RSI] -= scratch(6)
+		}
+		for i, r := range m.In {
+			if r != 0 {
+				st.GPR[r-1] = scratch(i)
+			}
+		}
 	case bt.Target:
 		st.RIP = st.GPR[x86.RCX]
 		st.GPR[x86.RCX] = scratch(0)

@@ -30,7 +30,7 @@ func (*noEnv) CPUID(leaf, _ uint32) (a, b, c, d uint32) {
 		return 7, 0, 0, 0
 	}
 	if leaf == 7 {
-		b = 1 // FSGSBASE
+		b = 1 | 1<<20 // FSGSBASE, SMAP
 	}
 	return
 }

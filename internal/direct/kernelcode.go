@@ -3,6 +3,7 @@ package direct
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -15,13 +16,14 @@ import (
 )
 
 // Layout of the translation cache, a memfd that the stub maps for execution
-// and the monitor for writing: the jump table (package bt), then code.
+// and the monitor for writing: the jump table and the user TLB (package bt), then code.
 const (
 	cacheSize  = 64 << 20
 	cacheOff   = 2 << 20 // from the base of the stub area
 	tagsOff    = 0
 	targetsOff = 8 * bt.TableSize
-	codeOff    = 16 * bt.TableSize
+	userOff    = 16 * bt.TableSize
+	codeOff    = userOff + 8192
 )
 
 // cached is a translation in the cache.
@@ -53,24 +55,26 @@ type exitRef struct {
 
 // codeCache holds all translations.
 type codeCache struct {
-	mem    []byte
-	base   uint64 // host address in the stub
-	used   uint32
-	h      bt.Host
-	lookup *cached
-	blocks map[uint64]*cached   // by RIP
-	pages  map[uint64][]*cached // by guest-physical page
-	va     map[uint64]codePlace // by page of RIP
-	order  []*cached            // by host address
-	exits  []exitRef
-	slow   map[uint64]bool                  // instructions that access user memory
-	page   [x86.PageSize + insn.MaxLen]byte // what is being translated
+	mem      []byte
+	base     uint64 // host address in the stub
+	used     uint32
+	h        bt.Host
+	lookup   *cached // and lookupAC: for indirect branches
+	lookupAC *cached
+	blocks   map[uint64]*cached   // by bt.Key
+	pages    map[uint64][]*cached // by guest-physical page
+	va       map[uint64]codePlace // by page of RIP
+	order    []*cached            // by host address
+	exits    []exitRef
+	slow     map[uint64]bool                  // instructions that access user memory
+	page     [x86.PageSize + insn.MaxLen]byte // what is being translated
 
 	// What flushes left to compare: everything, or what is not global; and
 	// the 2 MiB of the stub's addresses with mappings that are not global.
 	stale, staleLocal bool
 	local             map[uint64]bool
 	vaLocal           map[uint64]bool // pages of va that are not global
+	userUsed          bool            // the user TLB is not empty
 }
 
 // codePlace is what a page of code was translated from.
@@ -111,6 +115,12 @@ func (c *codeCache) place(area, exit, sysret uint64) {
 		Tags:    uint32(c.base + tagsOff),
 		Targets: uint32(c.base + targetsOff),
 		Lookup:  c.base + codeOff,
+
+		UserRead:  uint32(c.base + userOff),
+		UserWrite: uint32(c.base + userOff + 8*bt.UserTLBSize),
+		UserDelta: uint32(c.base + userOff + 16*bt.UserTLBSize),
+		UserIndex: control + stub.UserIndexOff,
+		UserPage:  control + stub.UserPageOff,
 	}
 	c.flush()
 }
@@ -124,7 +134,11 @@ func (c *codeCache) flush() {
 		c.setTag(i, bt.EmptyTag, 0)
 	}
 	c.used = codeOff
+	c.userUsed = true
+	c.clearUser()
 	c.lookup = c.add(bt.Lookup(&c.h, 0))
+	c.h.LookupAC = c.base + uint64(c.used)
+	c.lookupAC = c.add(bt.LookupAC(&c.h, uint32(len(c.exits))))
 }
 
 // add puts a translation, made for this place, into the cache.
@@ -158,10 +172,11 @@ func (c *codeCache) find(at uint64) (b *cached, m bt.Mark, ok bool) {
 	return b, b.At(uint32(at - b.host)), true
 }
 
-// block is the translation at rip, nil when there can be none.
-func (k *Kernel) block(rip uint64) *cached {
+// block is the translation at rip for RFLAGS.AC as ac says, nil when there can
+// be none.
+func (k *Kernel) block(rip uint64, ac bool) *cached {
 	c := &k.c
-	if b := c.blocks[rip]; b != nil {
+	if b := c.blocks[bt.Key(rip, ac)]; b != nil && b.RIP == rip {
 		return b
 	}
 	if rip < bt.Lowest {
@@ -198,9 +213,9 @@ func (k *Kernel) block(rip uint64) *cached {
 		}
 	}
 	k.stats.Translated++
-	b := c.add(bt.Translate(&c.h, rip, code, c.base+uint64(c.used), uint32(len(c.exits)), limit, func(a uint64) bool { return c.slow[a] }))
+	b := c.add(bt.Translate(&c.h, rip, ac, code, c.base+uint64(c.used), uint32(len(c.exits)), limit, func(a uint64) bool { return c.slow[a] }))
 	b.gpa, b.gpa2 = t.GPA, gpa2
-	c.blocks[rip] = b
+	c.blocks[bt.Key(rip, ac)] = b
 	k.uses(b, rip>>12, b.gpa, t.Global)
 	return b
 }
@@ -253,21 +268,26 @@ func (k *Kernel) leave(id uint32, rip uint64) (step bool, err error) {
 	}
 	x := c.exits[id]
 	st := k.e.state
-	if x.b == c.lookup {
+	exit := &x.b.Exits[x.i]
+	k.setAC(exit.AC)
+	if x.b == c.lookup || x.b == c.lookupAC {
 		k.stats.Misses++
 		st.RIP = rip
 		if k.whole = true; k.alone {
 			return false, nil
 		}
 		gen := c.lookup
-		if b := k.block(rip); b != nil && b.N != 0 && c.lookup == gen {
-			c.setTag(int(rip&(bt.TableSize-1)), -rip, b.host)
+		if b := k.block(rip, exit.AC); b != nil && b.N != 0 && c.lookup == gen {
+			c.setTag(int(rip&(bt.TableSize-1)), -bt.Key(rip, exit.AC), b.host)
 		}
 		return false, nil
 	}
-	exit := &x.b.Exits[x.i]
 	st.RIP = exit.RIP
-	if exit.Kind != bt.ExitChain {
+	switch exit.Kind {
+	case bt.ExitChain:
+	case bt.ExitUser, bt.ExitUserWrite:
+		return !k.userMiss(atomic.LoadUint64(&k.s.p.ctl.Scratch[4]), exit.Kind == bt.ExitUserWrite), nil
+	default:
 		k.vector = exit.Kind == bt.ExitVector
 		return true, nil
 	}
@@ -275,7 +295,7 @@ func (k *Kernel) leave(id uint32, rip uint64) (step bool, err error) {
 		return false, nil
 	}
 	gen := c.lookup
-	if b := k.block(exit.RIP); b != nil && b.N != 0 && c.lookup == gen && !x.b.dead && !c.patched(x, b.host) {
+	if b := k.block(exit.RIP, exit.AC); b != nil && b.N != 0 && c.lookup == gen && !x.b.dead && !c.patched(x, b.host) {
 		k.stats.Chained++
 		b.from = append(b.from, x)
 		c.patch(x, b.host)
@@ -299,7 +319,7 @@ func (c *codeCache) patched(x exitRef, to uint64) bool {
 
 // drop forgets a translation.
 func (c *codeCache) drop(b *cached) {
-	if b.dead || b == c.lookup {
+	if b.dead || b == c.lookup || b == c.lookupAC {
 		return
 	}
 	b.dead = true
@@ -309,11 +329,12 @@ func (c *codeCache) drop(b *cached) {
 		}
 	}
 	b.from = nil
-	if i := int(b.RIP & (bt.TableSize - 1)); c.tag(i) == -b.RIP {
+	key := bt.Key(b.RIP, b.AC)
+	if i := int(b.RIP & (bt.TableSize - 1)); c.tag(i) == -key {
 		c.setTag(i, bt.EmptyTag, 0)
 	}
-	if c.blocks[b.RIP] == b {
-		delete(c.blocks, b.RIP)
+	if c.blocks[key] == b {
+		delete(c.blocks, key)
 	}
 	c.unlist(b, b.gpa&^(x86.PageSize-1))
 	if b.gpa2 != 0 {
@@ -377,10 +398,13 @@ func (k *Kernel) DropCode(gpa uint64, n int) (left bool) {
 }
 
 // PageBecameCode implements guestmem.CodeUser.
-func (k *Kernel) PageBecameCode(gpa uint64) {}
+func (k *Kernel) PageBecameCode(gpa uint64) { k.c.clearUser() }
 
 // RevokeStubWrite implements guestmem.CodeUser.
-func (k *Kernel) RevokeStubWrite(gpa uint64) { k.e.RevokeStubWrite(gpa) }
+func (k *Kernel) RevokeStubWrite(gpa uint64) {
+	k.c.clearUser()
+	k.e.RevokeStubWrite(gpa)
+}
 
 // Flush tells that the guest invalidated translations.
 func (k *Kernel) Flush(f Flush) {
@@ -389,6 +413,7 @@ func (k *Kernel) Flush(f Flush) {
 	if s == nil {
 		return
 	}
+	k.c.clearUser()
 	switch f.Kind {
 	case FlushPage:
 		if f.Addr < bt.Lowest {

@@ -55,7 +55,7 @@ func (k *Kernel) NextUnit() (*Unit, KernelExit, error) {
 		return nil, KernelKick, nil
 	}
 	for {
-		b := k.block(e.state.RIP)
+		b := k.block(e.state.RIP, e.state.RFLAGS&x86.FlagAC != 0)
 		if b == nil || b.N == 0 {
 			k.stats.Steps++
 			if b != nil && b.Exits[0].Kind == bt.ExitVector {

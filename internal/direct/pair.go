@@ -285,7 +285,7 @@ func (h *pair) setTarget() bool {
 	if st.EFER&x86.EFERSCE == 0 || st.LSTAR < bt.Lowest || st.SFMASK&mask != mask || !k.modeFits() {
 		return false
 	}
-	b := k.block(st.LSTAR)
+	b := k.block(st.LSTAR, false)
 	if b == nil || b.N == 0 {
 		return false
 	}

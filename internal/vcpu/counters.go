@@ -135,6 +135,7 @@ func (v *VCPU) addKernel(t *stats.Table) {
 	t.Add("translator", "exits chained", n.Chained, 0)
 	t.Add("translator", "jump table misses", n.Misses, 0)
 	t.Add("translator", "instructions found to access user memory", n.Learned, 0)
+	t.Add("translator", "user TLB misses", n.UserMisses, 0)
 	t.Add("translator", "cache flushes", n.Flushes, 0)
 	t.Add("translator", "kicks", n.Kicks, 0)
 	for op, count := range v.c.kernelSteps {

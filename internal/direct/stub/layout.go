@@ -107,21 +107,23 @@ type Control struct {
 	IRET       [5]uint64  // RIP, CS, RFLAGS, RSP, SS: popped by IRETQ
 
 	// Only translated kernel code uses these (package bt).
-	ExitID  uint32 // which exit of a translation was taken
-	_       uint32
-	Scratch [4]uint64 // registers and targets on the way through a translation
-	IF      uint64    // 0 when the guest's RFLAGS.IF is set, else -FlagIF
-	Want    uint64    // not 0: an interrupt waits for IF
-	Mask    uint64    // bits of a target that index the jump table
-	TSCAux  uint64    // the guest's IA32_TSC_AUX
-	CR      [5]uint64 // the guest's CR0 to CR4
-	GSel    [6]uint32 // and its selectors
-	GFS     uint64    // and bases, as the guest knows them
-	GGS     uint64
-	GKernel uint64 // IA32_KERNEL_GS_BASE
-	PopMask uint64 // flags that POPF is not translated with
-	IFMask  uint64 // FlagIF
-	Upper   uint64 // 1<<63
+	ExitID    uint32 // which exit of a translation was taken
+	_         uint32
+	Scratch   [8]uint64 // registers and targets on the way through a translation
+	IF        uint64    // 0 when the guest's RFLAGS.IF is set, else -FlagIF
+	Want      uint64    // not 0: an interrupt waits for IF
+	Mask      uint64    // bits of a target that index the jump table
+	TSCAux    uint64    // the guest's IA32_TSC_AUX
+	CR        [5]uint64 // the guest's CR0 to CR4
+	GSel      [6]uint32 // and its selectors
+	GFS       uint64    // and bases, as the guest knows them
+	GGS       uint64
+	GKernel   uint64 // IA32_KERNEL_GS_BASE
+	PopMask   uint64 // flags that POPF is not translated with
+	IFMask    uint64 // FlagIF
+	Upper     uint64 // 1<<63
+	UserIndex uint64 // bt.UserIndex
+	UserPage  uint64 // bt.UserPage
 
 	// Only the kernel stub uses these; see Handoff.
 	Paired   uint32 // a user stub takes part
@@ -157,25 +159,27 @@ const (
 	oIRET       = 0xf8
 	oExitID     = 0x120
 	oScratch    = 0x128
-	oIF         = 0x148
-	oWant       = 0x150
-	oMask       = 0x158
-	oTSCAux     = 0x160
-	oCR         = 0x168
-	oGSel       = 0x190
-	oGFS        = 0x1a8
-	oGGS        = 0x1b0
-	oGKernel    = 0x1b8
-	oPopMask    = 0x1c0
-	oIFMask     = 0x1c8
-	oUpper      = 0x1d0
-	oPaired     = 0x1d8
-	oOwner      = 0x1dc
-	oSyscalls   = 0x1e0
-	oSysrets    = 0x1e8
-	oFMask      = 0x1f0
-	oTarget     = 0x1f8
-	oPark       = 0x200
+	oIF         = 0x168
+	oWant       = 0x170
+	oMask       = 0x178
+	oTSCAux     = 0x180
+	oCR         = 0x188
+	oGSel       = 0x1b0
+	oGFS        = 0x1c8
+	oGGS        = 0x1d0
+	oGKernel    = 0x1d8
+	oPopMask    = 0x1e0
+	oIFMask     = 0x1e8
+	oUpper      = 0x1f0
+	oUserIndex  = 0x1f8
+	oUserPage   = 0x200
+	oPaired     = 0x208
+	oOwner      = 0x20c
+	oSyscalls   = 0x210
+	oSysrets    = 0x218
+	oFMask      = 0x220
+	oTarget     = 0x228
+	oPark       = 0x230
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
@@ -183,20 +187,22 @@ const DescOff = ControlOff + oDesc
 
 // Offsets of words in the area that translated code uses.
 const (
-	ExitIDOff  = ControlOff + oExitID
-	ScratchOff = ControlOff + oScratch
-	IFOff      = ControlOff + oIF
-	WantOff    = ControlOff + oWant
-	MaskOff    = ControlOff + oMask
-	TSCAuxOff  = ControlOff + oTSCAux
-	CROff      = ControlOff + oCR
-	GSelOff    = ControlOff + oGSel
-	GFSOff     = ControlOff + oGFS
-	GGSOff     = ControlOff + oGGS
-	GKernelOff = ControlOff + oGKernel
-	PopMaskOff = ControlOff + oPopMask
-	IFMaskOff  = ControlOff + oIFMask
-	UpperOff   = ControlOff + oUpper
+	ExitIDOff    = ControlOff + oExitID
+	ScratchOff   = ControlOff + oScratch
+	IFOff        = ControlOff + oIF
+	WantOff      = ControlOff + oWant
+	MaskOff      = ControlOff + oMask
+	TSCAuxOff    = ControlOff + oTSCAux
+	CROff        = ControlOff + oCR
+	GSelOff      = ControlOff + oGSel
+	GFSOff       = ControlOff + oGFS
+	GGSOff       = ControlOff + oGGS
+	GKernelOff   = ControlOff + oGKernel
+	PopMaskOff   = ControlOff + oPopMask
+	IFMaskOff    = ControlOff + oIFMask
+	UpperOff     = ControlOff + oUpper
+	UserIndexOff = ControlOff + oUserIndex
+	UserPageOff  = ControlOff + oUserPage
 )
 
 // MaxCalls is the capacity of the call list.

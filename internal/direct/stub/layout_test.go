@@ -48,6 +48,8 @@ func TestControlOffsets(t *testing.T) {
 		{"PopMask", unsafe.Offsetof(c.PopMask), oPopMask},
 		{"IFMask", unsafe.Offsetof(c.IFMask), oIFMask},
 		{"Upper", unsafe.Offsetof(c.Upper), oUpper},
+		{"UserIndex", unsafe.Offsetof(c.UserIndex), oUserIndex},
+		{"UserPage", unsafe.Offsetof(c.UserPage), oUserPage},
 		{"Paired", unsafe.Offsetof(c.Paired), oPaired},
 		{"Owner", unsafe.Offsetof(c.Owner), oOwner},
 		{"Syscalls", unsafe.Offsetof(c.Syscalls), oSyscalls},
