@@ -181,6 +181,7 @@ func userProgram(r *rand.Rand, rounds uint32) []byte {
 			mem([]byte{0x66}, 0x40, []byte{0x81}, 0, p, false, 1, 2)
 		case 21: // imul, xchg
 			mem(nil, w, []byte{0x6b}, s, p, false, 7)
+			emit(0x48|s>>3<<2|s>>3, 0x85, 0xc0|s&7<<3|s&7) // test: IMUL leaves flags undefined
 			mem(nil, w, []byte{0x87}, s, p, false)
 		}
 		binary.LittleEndian.PutUint32(b[lea+3:], uint32(len(b)-lea-7))
