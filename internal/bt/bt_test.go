@@ -9,27 +9,30 @@ import (
 	"ring3/internal/x86/insn"
 )
 
-var host = Host{ExitID: 0x1000, Scratch: 0x1008, Exit: 0x2000, IF: 0x1028, Want: 0x1030, Mask: 0x1038, TSCAux: 0x1040,
+var host = Host{ExitID: 0x1000, Scratch: 0x3008, Exit: 0x2000, IF: 0x1028, Want: 0x1030, Mask: 0x1038, TSCAux: 0x1040,
 	PopMask: 0x1048, IFMask: 0x1050, Upper: 0x1058, CR: 0x1060, Sel: 0x1090, FS: 0x10a8, GS: 0x10b0, Kernel: 0x10b8, FSGSBase: true,
-	Tags: 0x100000, Targets: 0x300000, Lookup: 0x500000}
+	Tags: 0x100000, Targets: 0x300000, Lookup: 0x500000, LookupAC: 0x500100, SMAP: true,
+	UserTLB: true, UserRead: 0x580000, UserWrite: 0x580800, UserDelta: 0x581000, UserIndex: 0x10c0, UserPage: 0x10c8, DFMask: 0x10d0}
 
 const at = 0x600000
 
-func translate(t *testing.T, code string) *Block {
+func translate(t *testing.T, code string) *Block { return translateIn(t, code, false) }
+
+func translateIn(t *testing.T, code string, ac bool) *Block {
 	t.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(code, " ", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Translate(&host, 0xffffffff81000000, false, b, at, 7, MaxInsts, func(uint64) bool { return false })
+	return Translate(&host, 0xffffffff81000000, ac, b, at, 7, MaxInsts, func(uint64) bool { return false })
 }
 
 // Parts of forms.
 const (
-	save0  = "48890c25 08100000" // mov [Scratch], rcx
-	save1  = "48891425 10100000"
-	load0  = "488b0c25 08100000"
-	load1  = "488b1425 10100000"
+	save0  = "48890c25 08300000" // mov [Scratch], rcx
+	save1  = "48891425 10300000"
+	load0  = "488b0c25 08300000"
+	load1  = "488b1425 10300000"
 	rspRCX = "48ba 0000000010780000 488da411 00000000" // rsp = rcx + Delta
 )
 
@@ -128,26 +131,29 @@ func TestFlagless(t *testing.T) {
 		"c3", "ffe0", "ff10", "ff5020", "ff542410", "e800010000", "7410", "eb05", "41ff14c7",
 		"54", "5c", "488927", "488b27", "488d44c408", "0f20d8", "8cd2", "0f01f8",
 	} {
-		b := translate(t, code+"90f4")
-		for pos := 0; pos < len(b.Code); {
-			var in insn.Inst
-			if err := insn.Decode(b.Code[pos:], insn.Mode64, &in); err != nil {
-				t.Fatalf("%s: at %d of %x: %v", code, pos, b.Code, err)
-			}
-			if in.Enc.FlagsWritten|in.Enc.FlagsUndef != 0 {
-				t.Errorf("%s: %v writes flags", code, in.Op)
-			}
-			pos += int(in.Len)
-		}
+		flagless(t, code, translate(t, code+"90f4"))
 	}
-	l := Lookup(&host, 0)
-	for pos := 0; pos < len(l.Code); {
+	for _, code := range []string{
+		"488907", "4c8b44c508", "f0480fb10f", "f348a5", "f366ab", "a4", "8826", "ff7708", "c7042501000000 02000000",
+		"0f01ca", "c3", "ffd0", "4881478800010000",
+	} {
+		flagless(t, code, translateIn(t, code+"90f4", true))
+	}
+	flagless(t, "lookup", Lookup(&host, 0))
+	flagless(t, "lookup with AC", LookupAC(&host, 0))
+}
+
+// flagless checks that nothing writes a flag but the guest instructions that
+// are about to.
+func flagless(t *testing.T, code string, b *Block) {
+	t.Helper()
+	for pos := 0; pos < len(b.Code); {
 		var in insn.Inst
-		if err := insn.Decode(l.Code[pos:], insn.Mode64, &in); err != nil {
-			t.Fatalf("lookup: at %d of %x: %v", pos, l.Code, err)
+		if err := insn.Decode(b.Code[pos:], insn.Mode64, &in); err != nil {
+			t.Fatalf("%s: at %d of %x: %v", code, pos, b.Code, err)
 		}
-		if in.Enc.FlagsWritten|in.Enc.FlagsUndef != 0 {
-			t.Errorf("lookup: %v writes flags", in.Op)
+		if in.Enc.FlagsWritten|in.Enc.FlagsUndef != 0 && in.Op != insn.OpCMPXCHG && in.Op != insn.OpADD {
+			t.Errorf("%s: %v writes flags", code, in.Op)
 		}
 		pos += int(in.Len)
 	}
@@ -225,7 +231,7 @@ func FuzzTranslate(f *testing.F) {
 	f.Add([]byte{0x48, 0x8b, 0x07, 0xff, 0x14, 0x25, 0, 0, 0, 0})
 	f.Add([]byte{0xfb, 0xc3, 0x9c, 0xf3, 0x48, 0xab})
 	f.Fuzz(func(t *testing.T, code []byte) {
-		b := Translate(&host, 0xffffffff81000000, false, code, at, 0, MaxInsts, func(uint64) bool { return false })
+		b := Translate(&host, 0xffffffff81000000, len(code)%2 != 0, code, at, 0, MaxInsts, func(uint64) bool { return false })
 		if len(b.Code) > MaxCode || len(b.Marks) == 0 || b.Marks[0].Off != 0 {
 			t.Fatalf("%d bytes, marks %+v", len(b.Code), b.Marks)
 		}

@@ -87,6 +87,7 @@ type Host struct {
 	UserDelta uint32 // and host address less guest address
 	UserIndex uint32 // quadword UserIndex
 	UserPage  uint32 // quadword UserPage
+	DFMask    uint32 // quadword FlagDF
 
 	FSGSBase bool // CR4.FSGSBASE: RDFSBASE and its like are allowed
 	SMAP     bool // CR4.SMAP: STAC and CLAC are allowed

@@ -19,13 +19,14 @@ const (
 
 // Scratch words: see Mark.In for the first four.
 const (
-	wordS   = 0 // a register of choice
-	wordRCX = 1
-	wordRDX = 2
-	wordT   = 3 // another one
-	wordEA  = 4 // address that missed
-	wordDI  = 5 // what was added to RDI
-	wordSI  = 6 // and to RSI
+	wordS     = 0 // a register of choice
+	wordRCX   = 1
+	wordRDX   = 2
+	wordT     = 3 // another one
+	wordEA    = 4 // address that missed
+	wordDI    = 5 // what was added to RDI
+	wordSI    = 6 // and to RSI
+	wordFlags = 7
 )
 
 // mayBeUser reports whether the instruction accesses memory that may be a

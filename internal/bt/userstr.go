@@ -8,9 +8,7 @@ import (
 // userStr emits MOVS and STOS with addresses looked up in the user TLB, when
 // each range lies in one page. RDI and RSI are moved while the instruction
 // runs, and by how much is in scratch words.
-//
-// RFLAGS.DF is taken to be clear, as it is wherever the ABI has a say; a
-// kernel that copies to user memory backwards needs the interpreter.
+// With RFLAGS.DF set, which no kernel has there, it is interpreted.
 func (e *emitter) userStr(raw []byte, in *insn.Inst, pc, next uint64) bool {
 	if in.AddrSize != 64 || in.SegOverride || in.Repne {
 		return false
@@ -21,6 +19,7 @@ func (e *emitter) userStr(raw []byte, in *insn.Inst, pc, next uint64) bool {
 	if in.Rep {
 		none = e.jrcxzFar() // nothing to do
 	}
+	e.forward(pc)
 	e.four(pc, s, t)
 	var cross []int
 	if in.Rep {
@@ -120,4 +119,24 @@ func (e *emitter) userRange(in *insn.Inst, pc uint64, reg uint8, acc access, siz
 	e.load64(t, e.h.UserDelta)
 	e.save(word, t)
 	return cross
+}
+
+// forward emits an exit for when RFLAGS.DF is set. PUSHFQ reads flags without
+// changing any; the stack is the guest's, so it pushes to a scratch word.
+func (e *emitter) forward(pc uint64) {
+	e.save(0, x86.RCX)
+	e.save(1, x86.RSP)
+	e.words(pc, Words, x86.RCX, x86.RSP)
+	e.bytes(0xbc) // mov esp, behind the scratch words
+	e.imm32(e.h.Scratch + 8*(wordFlags+1))
+	e.bytes(0x9c) // pushfq
+	e.load(x86.RSP, 1)
+	e.load(x86.RCX, wordFlags)
+	e.pext(x86.RCX, x86.RCX, e.h.DFMask)
+	up := e.jrcxz()
+	e.load(x86.RCX, 0)
+	e.step(pc)
+	e.land(up)
+	e.words(pc, Words, x86.RCX, x86.RSP)
+	e.load(x86.RCX, 0)
 }

@@ -281,7 +281,7 @@ func (k *Kernel) setWords() {
 		c.GSel[i] = uint32(st.Seg[i].Sel)
 	}
 	c.PopMask, c.IFMask, c.Upper = bt.PopMask, x86.FlagIF, 1<<63
-	c.UserIndex, c.UserPage = bt.UserIndex, bt.UserPage
+	c.UserIndex, c.UserPage, c.DFMask = bt.UserIndex, bt.UserPage, x86.FlagDF
 	c.IF, c.Mask = 0, bt.TableSize-1
 	c.TSCAux = uint64(uint32(st.TSCAux))
 	if st.RFLAGS&x86.FlagIF == 0 {
@@ -464,7 +464,9 @@ func (k *Kernel) signalled() (step bool, err error) {
 		}
 		for i, r := range m.In {
 			if r != 0 {
-				st.GPR[r-1] = scratch(i)
+				if st.GPR[r-1] = scratch(i); r-1 == x86.RSP {
+					st.GPR[x86.RSP] = bt.Unfold(st.GPR[x86.RSP])
+				}
 			}
 		}
 	case bt.Target:

@@ -121,6 +121,7 @@ func (c *codeCache) place(area, exit, sysret uint64) {
 		UserDelta: uint32(c.base + userOff + 16*bt.UserTLBSize),
 		UserIndex: control + stub.UserIndexOff,
 		UserPage:  control + stub.UserPageOff,
+		DFMask:    control + stub.DFMaskOff,
 	}
 	c.flush()
 }

@@ -113,6 +113,9 @@ func userProgram(r *rand.Rand, rounds uint32) []byte {
 			emit(0x0f, 0x01, 0xcb) // stac
 		}
 		count := uint32(r.IntN(70))
+		if r.IntN(8) == 0 {
+			emit(0xfd) // std
+		}
 		switch r.IntN(10) {
 		case 0:
 			count = 0
@@ -181,10 +184,11 @@ func userProgram(r *rand.Rand, rounds uint32) []byte {
 			mem([]byte{0x66}, 0x40, []byte{0x81}, 0, p, false, 1, 2)
 		case 21: // imul, xchg
 			mem(nil, w, []byte{0x6b}, s, p, false, 7)
+			emit(0x48|s>>3<<2|s>>3, 0x85, 0xc0|s&7<<3|s&7) // test: IMUL leaves flags undefined
 			mem(nil, w, []byte{0x87}, s, p, false)
 		}
 		binary.LittleEndian.PutUint32(b[lea+3:], uint32(len(b)-lea-7))
-		emit(0x48, 0xbc) // mov rsp, imm64
+		emit(0xfc, 0x48, 0xbc) // cld; mov rsp, imm64
 		b = binary.LittleEndian.AppendUint64(b, kStack-0x400)
 		if r.IntN(3) != 0 {
 			emit(0x0f, 0x01, 0xca) // clac

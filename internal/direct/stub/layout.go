@@ -124,6 +124,7 @@ type Control struct {
 	Upper     uint64 // 1<<63
 	UserIndex uint64 // bt.UserIndex
 	UserPage  uint64 // bt.UserPage
+	DFMask    uint64 // FlagDF
 
 	// Only the kernel stub uses these; see Handoff.
 	Paired   uint32 // a user stub takes part
@@ -173,13 +174,14 @@ const (
 	oUpper      = 0x1f0
 	oUserIndex  = 0x1f8
 	oUserPage   = 0x200
-	oPaired     = 0x208
-	oOwner      = 0x20c
-	oSyscalls   = 0x210
-	oSysrets    = 0x218
-	oFMask      = 0x220
-	oTarget     = 0x228
-	oPark       = 0x230
+	oDFMask     = 0x208
+	oPaired     = 0x210
+	oOwner      = 0x214
+	oSyscalls   = 0x218
+	oSysrets    = 0x220
+	oFMask      = 0x228
+	oTarget     = 0x230
+	oPark       = 0x238
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
@@ -203,6 +205,7 @@ const (
 	UpperOff     = ControlOff + oUpper
 	UserIndexOff = ControlOff + oUserIndex
 	UserPageOff  = ControlOff + oUserPage
+	DFMaskOff    = ControlOff + oDFMask
 )
 
 // MaxCalls is the capacity of the call list.

@@ -50,6 +50,7 @@ func TestControlOffsets(t *testing.T) {
 		{"Upper", unsafe.Offsetof(c.Upper), oUpper},
 		{"UserIndex", unsafe.Offsetof(c.UserIndex), oUserIndex},
 		{"UserPage", unsafe.Offsetof(c.UserPage), oUserPage},
+		{"DFMask", unsafe.Offsetof(c.DFMask), oDFMask},
 		{"Paired", unsafe.Offsetof(c.Paired), oPaired},
 		{"Owner", unsafe.Offsetof(c.Owner), oOwner},
 		{"Syscalls", unsafe.Offsetof(c.Syscalls), oSyscalls},
