@@ -3,7 +3,6 @@ package direct
 import (
 	"encoding/binary"
 	"math/rand/v2"
-	"os"
 	"testing"
 	"time"
 
@@ -203,9 +202,6 @@ func userProgram(r *rand.Rand, rounds uint32) []byte {
 // runUser runs random programs both ways.
 func runUser(t *testing.T, r *rand.Rand, rounds uint32, kick bool) {
 	code := userProgram(r, rounds)
-	if os.Getenv("DUMPCODE") != "" {
-		os.WriteFile("/tmp/code.bin", code, 0o600)
-	}
 	var gs [2]*kernelGuest
 	seed := r.Uint64()
 	for i := range gs {
@@ -240,6 +236,9 @@ func runUser(t *testing.T, r *rand.Rand, rounds uint32, kick bool) {
 			t.Fatalf("code %x\nentry of %#x is %#x, interpreted %#x", code, a, x, y)
 		}
 	}
+	if kick && gs[0].k.Stats().Kicks == 0 {
+		t.Log("no kick arrived")
+	}
 	if err := gs[0].k.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -264,4 +263,57 @@ func TestKernelUserKick(t *testing.T) {
 	for range 6 {
 		runUser(t, r, 200, true)
 	}
+}
+
+// TestKernelUserFlush changes what a user address means, in every way that
+// empties the user TLB.
+func TestKernelUserFlush(t *testing.T) {
+	// stac; mov (%rbx), %rax; mov %rcx, 8(%rbx); clac; hlt
+	code := []byte{0x0f, 0x01, 0xcb, 0x48, 0x8b, 0x03, 0x48, 0x89, 0x4b, 0x08, 0x0f, 0x01, 0xca, 0xf4}
+	g := newUserGuest(t, code, true)
+	g.st.GPR[x86.RBX] = uData
+	const rw = x86.PTEPresent | x86.PTEWrite | x86.PTEUser | x86.PTEAccessed | x86.PTEDirty
+	// run runs to the end, where RIP is off, without the interpreter.
+	run := func(what string, off, want uint64) {
+		t.Helper()
+		g.st.RIP, g.st.RFLAGS = kCode, x86.FlagFixed
+		if x, err := g.k.Run(); err != nil || x != KernelStep || g.st.RIP != kCode+off {
+			t.Fatalf("%s: %v %v, rip %#x", what, x, err, g.st.RIP)
+		}
+		if got := g.st.GPR[x86.RAX]; got != want {
+			t.Errorf("%s: read %#x, want %#x", what, got, want)
+		}
+		if ac := g.st.RFLAGS&x86.FlagAC != 0; ac != (off != 13) {
+			t.Errorf("%s: AC is %v", what, ac)
+		}
+	}
+	first := g.word(uData)
+	run("at first", 13, first)
+	misses := g.k.Stats().UserMisses
+	run("again", 13, first)
+	if n := g.k.Stats().UserMisses; n != misses {
+		t.Errorf("%d misses for the same page", n-misses)
+	}
+	g.mapPage(uData, g.page([]byte{21}), rw)
+	g.k.Flush(Flush{Kind: FlushPage, Addr: uData})
+	run("another page", 13, 21)
+	other := g.pml4
+	g.newTables()
+	*g.mem.Word(g.st.CR3 + 511*8) = *g.mem.Word(other + 511*8)
+	for i := 256; i < 511; i++ {
+		*g.mem.Word(g.st.CR3 + uint64(i)*8) = *g.mem.Word(other + uint64(i)*8)
+	}
+	g.mapPage(uData, g.page([]byte{22}), rw)
+	run("another address space", 13, 22)
+	g.mem.MarkCode(g.gpa(uData))
+	run("a page of code", 6, 22)
+	if g.mem.Flags(g.gpa(uData)) == 0 {
+		t.Error("it is none any more")
+	}
+	g.mapPage(uData, g.page([]byte{23}), rw&^x86.PTEWrite)
+	g.k.Flush(Flush{Kind: FlushAll})
+	run("a page to read", 6, 23)
+	g.mapPage(uData, 0, 0)
+	g.k.Flush(Flush{Kind: FlushAll})
+	run("no page", 3, 23)
 }
