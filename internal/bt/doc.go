@@ -88,6 +88,7 @@ type Host struct {
 	UserIndex uint32 // quadword UserIndex
 	UserPage  uint32 // quadword UserPage
 	DFMask    uint32 // quadword FlagDF
+	Room      uint32 // quadwords Room
 
 	FSGSBase bool // CR4.FSGSBASE: RDFSBASE and its like are allowed
 	SMAP     bool // CR4.SMAP: STAC and CLAC are allowed
@@ -110,7 +111,8 @@ const (
 	TwoIF           // the same as Two, and RCX is to be the word at Host.IF
 	TwoGS           // the same as Two, and RCX is to be the word at Host.GS
 	Words           // Mark.In says it
-	WordsDI         // the same, and RDI is too high by Scratch[5]
+	WordsCX         // the same, and RCX is too low by Scratch[4]
+	WordsDI         // the same as WordsCX, and RDI is too high by Scratch[5]
 	WordsBoth       // the same as WordsDI, and RSI is too high by Scratch[6]
 )
 

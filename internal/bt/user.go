@@ -17,6 +17,10 @@ const (
 	EmptyUser   = 1                                // tag of an empty entry
 )
 
+// Room are masks for PEXT: an offset in a page; then the number of units of 2, 4
+// and 8 bytes in at most a page.
+var Room = [4]uint64{x86.PageSize - 1, 0x1ffe, 0x1ffc, 0x1ff8}
+
 // Scratch words: see Mark.In for the first four.
 const (
 	wordS     = 0 // a register of choice
@@ -24,6 +28,8 @@ const (
 	wordRDX   = 2
 	wordT     = 3 // another one
 	wordEA    = 4 // address that missed
+	wordRest  = 4 // of RCX, behind the page
+	wordCount = 7 // of RCX, in the page
 	wordDI    = 5 // what was added to RDI
 	wordSI    = 6 // and to RSI
 	wordFlags = 7

@@ -282,6 +282,7 @@ func (k *Kernel) setWords() {
 	}
 	c.PopMask, c.IFMask, c.Upper = bt.PopMask, x86.FlagIF, 1<<63
 	c.UserIndex, c.UserPage, c.DFMask = bt.UserIndex, bt.UserPage, x86.FlagDF
+	c.Room = bt.Room
 	c.IF, c.Mask = 0, bt.TableSize-1
 	c.TSCAux = uint64(uint32(st.TSCAux))
 	if st.RFLAGS&x86.FlagIF == 0 {
@@ -455,8 +456,11 @@ func (k *Kernel) signalled() (step bool, err error) {
 			st.Seg[x86.GS].Base = rcx
 		}
 		st.GPR[x86.RCX], st.GPR[x86.RDX] = scratch(0), scratch(1)
-	case bt.Words, bt.WordsDI, bt.WordsBoth:
+	case bt.Words, bt.WordsCX, bt.WordsDI, bt.WordsBoth:
 		if m.Saved != bt.Words {
+			st.GPR[x86.RCX] += scratch(4)
+		}
+		if m.Saved == bt.WordsDI || m.Saved == bt.WordsBoth {
 			st.GPR[x86.RDI] -= scratch(5)
 		}
 		if m.Saved == bt.WordsBoth {

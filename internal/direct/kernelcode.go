@@ -122,6 +122,7 @@ func (c *codeCache) place(area, exit, sysret uint64) {
 		UserIndex: control + stub.UserIndexOff,
 		UserPage:  control + stub.UserPageOff,
 		DFMask:    control + stub.DFMaskOff,
+		Room:      control + stub.RoomOff,
 	}
 	c.flush()
 }

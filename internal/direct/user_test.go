@@ -213,9 +213,12 @@ func runUser(t *testing.T, r *rand.Rand, rounds uint32, kick bool) {
 			}
 		}
 		g.st.RFLAGS |= q.Uint64() & x86.FlagsArith
-		done := make(chan bool)
-		if kick && i == 0 {
+		done, ended := make(chan bool), make(chan bool)
+		if !kick || i != 0 {
+			close(ended)
+		} else {
 			go func() {
+				defer close(ended)
 				for {
 					select {
 					case <-done:
@@ -228,6 +231,7 @@ func runUser(t *testing.T, r *rand.Rand, rounds uint32, kick bool) {
 		}
 		g.run()
 		close(done)
+		<-ended
 		gs[i] = g
 	}
 	gs[0].diff(gs[1], code)

@@ -18,11 +18,13 @@ const (
 	windowMax = 28 << 30
 )
 
-// userMiss identifies a miss, to notice when it does not go away.
+// userMiss identifies misses in a row of one instruction, to notice when they
+// do not go away: those of accesses that cross a page, which never hit, and of
+// MOVS with two pages that take the same entry.
 type userMiss struct {
 	rip  uint64
-	n    int    // in a row
-	stop uint64 // number of the stop
+	ea   [2]uint64 // the last two
+	stop uint64    // number of the stop
 }
 
 // setAC sets RFLAGS.AC.
@@ -53,27 +55,20 @@ func (k *Kernel) setMode() {
 	}
 }
 
-// maxUserMisses is how often in a row an instruction may miss: two ranges of
-// MOVS. More come from accesses that cross a page, which never hit, and ranges
-// that take the same entry.
-const maxUserMisses = 2
-
 // userMiss enters the page of an address in the user TLB. It reports whether
 // the access can be tried again; else it must be interpreted.
 func (k *Kernel) userMiss(ea uint64, write bool) bool {
 	e, st, m := k.e, k.e.state, &k.missed
 	k.stats.UserMisses++
 	stop := k.stats.Exits + k.stats.Faults
-	if m.rip == st.RIP && m.stop+1 == stop {
-		m.n++
-	} else {
-		m.rip, m.n = st.RIP, 1
-	}
-	m.stop = stop
-	if m.n > maxUserMisses {
+	if m.rip == st.RIP && m.stop+1 == stop && (ea == m.ea[0] || ea == m.ea[1]) {
 		m.rip = 0
 		return false
 	}
+	if m.rip != st.RIP || m.stop+1 != stop {
+		*m = userMiss{rip: st.RIP, ea: [2]uint64{^ea, ^ea}}
+	}
+	m.ea[0], m.ea[1], m.stop = ea, m.ea[0], stop
 	page := ea &^ (x86.PageSize - 1)
 	if ea >= bt.Lowest {
 		// The kernel's own memory is mapped by page faults as always.

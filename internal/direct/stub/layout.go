@@ -118,13 +118,14 @@ type Control struct {
 	GSel      [6]uint32 // and its selectors
 	GFS       uint64    // and bases, as the guest knows them
 	GGS       uint64
-	GKernel   uint64 // IA32_KERNEL_GS_BASE
-	PopMask   uint64 // flags that POPF is not translated with
-	IFMask    uint64 // FlagIF
-	Upper     uint64 // 1<<63
-	UserIndex uint64 // bt.UserIndex
-	UserPage  uint64 // bt.UserPage
-	DFMask    uint64 // FlagDF
+	GKernel   uint64    // IA32_KERNEL_GS_BASE
+	PopMask   uint64    // flags that POPF is not translated with
+	IFMask    uint64    // FlagIF
+	Upper     uint64    // 1<<63
+	UserIndex uint64    // bt.UserIndex
+	UserPage  uint64    // bt.UserPage
+	DFMask    uint64    // FlagDF
+	Room      [4]uint64 // bt.Room
 
 	// Only the kernel stub uses these; see Handoff.
 	Paired   uint32 // a user stub takes part
@@ -175,13 +176,14 @@ const (
 	oUserIndex  = 0x1f8
 	oUserPage   = 0x200
 	oDFMask     = 0x208
-	oPaired     = 0x210
-	oOwner      = 0x214
-	oSyscalls   = 0x218
-	oSysrets    = 0x220
-	oFMask      = 0x228
-	oTarget     = 0x230
-	oPark       = 0x238
+	oRoom       = 0x210
+	oPaired     = 0x230
+	oOwner      = 0x234
+	oSyscalls   = 0x238
+	oSysrets    = 0x240
+	oFMask      = 0x248
+	oTarget     = 0x250
+	oPark       = 0x258
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
@@ -206,6 +208,7 @@ const (
 	UserIndexOff = ControlOff + oUserIndex
 	UserPageOff  = ControlOff + oUserPage
 	DFMaskOff    = ControlOff + oDFMask
+	RoomOff      = ControlOff + oRoom
 )
 
 // MaxCalls is the capacity of the call list.

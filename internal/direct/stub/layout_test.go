@@ -51,6 +51,7 @@ func TestControlOffsets(t *testing.T) {
 		{"UserIndex", unsafe.Offsetof(c.UserIndex), oUserIndex},
 		{"UserPage", unsafe.Offsetof(c.UserPage), oUserPage},
 		{"DFMask", unsafe.Offsetof(c.DFMask), oDFMask},
+		{"Room", unsafe.Offsetof(c.Room), oRoom},
 		{"Paired", unsafe.Offsetof(c.Paired), oPaired},
 		{"Owner", unsafe.Offsetof(c.Owner), oOwner},
 		{"Syscalls", unsafe.Offsetof(c.Syscalls), oSyscalls},
