@@ -156,6 +156,12 @@ func (e *emitter) takeAway(reg uint8, word int) {
 // RBX, RCX, RDX, R8 are free.
 func (e *emitter) userRange(pc uint64, reg uint8, acc access, word int) {
 	const s, t = x86.RBX, x86.R8
+	// The kernel's side of a copy is in another page each time.
+	e.pext(x86.RCX, reg, e.h.Upper)
+	low := e.jrcxz()
+	e.movImm(t, Delta)
+	upper := e.far()
+	e.land(low)
 	e.pext(x86.RDX, reg, e.h.UserIndex)
 	e.pext(x86.RCX, reg, e.h.UserPage)
 	e.load64(t, e.tags(acc))
@@ -167,6 +173,7 @@ func (e *emitter) userRange(pc uint64, reg uint8, acc access, word int) {
 	e.land(hit)
 	e.words(pc, Words, s, x86.RCX, x86.RDX, t)
 	e.load64(t, e.h.UserDelta)
+	e.landFar(upper)
 	e.save(word, t)
 }
 
