@@ -30,9 +30,11 @@ type Kernel struct {
 	// A stop in kernel code that began in Engine.Run is served by the next Run.
 	left     bool
 	leftStep bool
-	user     Exit // of KernelUser
 
-	ran bool
+	user     Exit // of KernelUser
+	userLeft bool // user is one; else user code can go on at once
+
+	ran bool // the stub has run, so that its GS base is set
 
 	// Spoil, when not nil, may change the code of new blocks: a test of the
 	// comparison with the interpreter.
@@ -125,7 +127,7 @@ func (k *Kernel) modeFits() bool {
 
 // UserExit is how user code left, after KernelUser; none when it can go on at
 // once.
-func (k *Kernel) UserExit() (x Exit, left bool) { return k.user, k.left }
+func (k *Kernel) UserExit() (x Exit, left bool) { return k.user, k.userLeft }
 
 // start makes the stub and maps the translation cache in it.
 func (k *Kernel) start() error {
@@ -187,10 +189,6 @@ func (k *Kernel) ready() error {
 			return err
 		}
 		k.bringUpToDate()
-	}
-	if on := k.e.state.CR4&x86.CR4FSGSBASE != 0; on != k.c.h.FSGSBase {
-		k.c.h.FSGSBase = on
-		k.c.flush()
 	}
 	return nil
 }

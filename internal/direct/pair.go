@@ -123,7 +123,6 @@ func (h *pair) offer() (bool, error) {
 		}
 	}
 	if !h.setTarget() {
-		atomic.StoreUint32(&h.h.Fast, 0)
 		return false, nil
 	}
 	c := p.ctl
@@ -301,7 +300,7 @@ func (h *pair) userLeft(s *space, err error) (entered, error) {
 	k, u := h.k, h.u
 	h.handed(true)
 	if err != nil {
-		k.user, k.left = u.died(s, err), true
+		k.user, k.userLeft = u.died(s, err), true
 		return enteredUser, nil
 	}
 	switch reason := atomic.LoadUint32(&s.p.ctl.Reason); reason {
@@ -311,18 +310,18 @@ func (h *pair) userLeft(s *space, err error) (entered, error) {
 		if x.Kind == ExitDied && !resume {
 			x = u.died(s, x.Err)
 		}
-		k.user, k.left = x, !resume
+		k.user, k.userLeft = x, !resume
 	case stub.ReasonKick:
 		if err := u.kickedBefore(s); err != nil {
-			k.user, k.left = u.died(s, err), true
+			k.user, k.userLeft = u.died(s, err), true
 			break
 		}
-		k.left = false
+		k.userLeft = false
 		if u.kick.take() {
-			k.user, k.left = Exit{Kind: ExitKick}, true
+			k.user, k.userLeft = Exit{Kind: ExitKick}, true
 		}
 	default:
-		k.user, k.left = u.died(s, fmt.Errorf("%w: stopped in stub code for reason %d", errDied, reason)), true
+		k.user, k.userLeft = u.died(s, fmt.Errorf("%w: stopped in stub code for reason %d", errDied, reason)), true
 	}
 	return enteredUser, nil
 }
@@ -362,8 +361,9 @@ func (e *Engine) kickedBefore(s *space) error {
 }
 
 // handed notes what system calls did to the state that the stubs do not
-// report: the privilege level and the segments of CS and SS.
-func (h *pair) handed(user bool) (any bool) {
+// report: the privilege level and the segments of CS and SS (SDM vol. 2B,
+// SYSCALL and SYSRET). changed is false when there were none.
+func (h *pair) handed(user bool) (changed bool) {
 	if h == nil {
 		return false
 	}
