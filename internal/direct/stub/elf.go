@@ -16,7 +16,7 @@ const (
 	initSize = 4 * PageSize
 )
 
-// Image makes the ELF executable of a zygote: the code page and the start-up
+// Image makes the ELF executable of a zygote: the code and the start-up
 // list. parent is the process that the stub must be a child of.
 // handoff is the offset of the hand-over page in the file that RAM is in.
 func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff uint64) ([]byte, error) {
@@ -38,16 +38,17 @@ func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff 
 			binary.Write(img, le, v)
 		}
 	}
-	segment(1, 5, PageSize, p.Base, PageSize)
-	segment(1, 4, 2*PageSize, p.Base+InitOff, initSize)
+	const dataAt = PageSize + CodeSize
+	segment(1, 5, PageSize, p.Base, CodeSize)
+	segment(1, 4, dataAt, p.Base+InitOff, initSize)
 	segment(0x6474e551 /* PT_GNU_STACK */, 6, 0, 0, 0)
-	out := make([]byte, 2*PageSize+initSize)
+	out := make([]byte, dataAt+initSize)
 	copy(out, img.Bytes())
-	for i := PageSize; i < 2*PageSize; i++ {
-		out[i] = 0xf4 // hlt: the rest of the code page traps
+	for i := PageSize; i < dataAt; i++ {
+		out[i] = 0xf4 // hlt: what is behind the code traps
 	}
 	copy(out[PageSize:], p.Code)
-	copy(out[2*PageSize:], data)
+	copy(out[dataAt:], data)
 	return out, nil
 }
 

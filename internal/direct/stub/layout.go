@@ -1,25 +1,26 @@
 package stub
 
-// The stub area, in bytes from its base. The code page comes first so that
+// The stub area, in bytes from its base. The code comes first so that
 // code reaches every control word with a 32-bit RIP-relative displacement and
 // needs no register for it.
 //
-//	base + 0        code page, R-X
-//	base + 0x1000   Control
-//	base + 0x2000   call list, MaxCalls entries of Call
-//	base + 0x3000   XSAVE image that the monitor fills in
-//	base + 0x4000   return addresses of patched system calls; see Site
-//	base + 0x5000   alternate signal stack, grows down from the area's end
+//	base + 0        code, R-X
+//	base + 0x2000   Control
+//	base + 0x3000   call list, MaxCalls entries of Call
+//	base + 0x4000   XSAVE image that the monitor fills in
+//	base + 0x5000   return addresses of patched system calls; see Site
+//	base + 0x6000   alternate signal stack, grows down from the area's end
 const (
 	PageSize = 4096
 
 	CodeOff    = 0
-	ControlOff = 1 * PageSize
-	CallsOff   = 2 * PageSize
-	XSaveOff   = 3 * PageSize
-	ReturnsOff = 4 * PageSize
-	StackOff   = 5 * PageSize
-	AreaSize   = 18 * PageSize
+	CodeSize   = 2 * PageSize
+	ControlOff = CodeOff + CodeSize
+	CallsOff   = ControlOff + PageSize
+	XSaveOff   = CallsOff + PageSize
+	ReturnsOff = XSaveOff + PageSize
+	StackOff   = ReturnsOff + PageSize
+	AreaSize   = StackOff + 13*PageSize
 
 	// SlotSize is the shared part, which is one slot of the control memfd.
 	SlotSize  = AreaSize - ControlOff

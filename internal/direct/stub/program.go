@@ -120,8 +120,8 @@ func (a *asm) handler(xmask uint64) {
 	a.mem(true, rax, rdx, UCRIP, 0x8b)  // mov rax, [rdx+rip]
 	a.area(true, rcx, CodeOff, 0, 0x8d) // lea rcx, [base]
 	a.bytes(0x48, 0x29, 0xc8)           // sub rax, rcx
-	a.bytes(0x48, 0x3d)                 // cmp rax, PageSize
-	a.imm32(PageSize)
+	a.bytes(0x48, 0x3d)                 // cmp rax, CodeSize
+	a.imm32(CodeSize)
 	a.jcc(ccB, "inStub")
 
 	// Guest code. Segment registers and bases are untouched by the kernel.
