@@ -307,8 +307,10 @@ func (k *Kernel) getWords() error {
 // user is the address space that system calls return to without the monitor.
 func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 	e, p, st := k.e, k.s.p, k.e.state
-	if err := p.park(); err != nil {
-		return 0, err
+	if len(p.calls) != 0 {
+		if err := p.park(); err != nil {
+			return 0, err
+		}
 	}
 	c := p.ctl
 	c.GPR = st.GPR
@@ -323,12 +325,15 @@ func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 	k.setWords()
 	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
 	c.FPU, c.SP = p.fpuAddr, p.sp
-	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
 	c.Owner, c.Paired = 1, 0
 	if user != nil {
 		k.pair.silence()
-		c.Paired, c.Spin = 1, k.pair.spins()
+		c.Paired, c.BellSpin = 1, k.pair.spins()
+		k.pair.near.join(p.pid)
+	} else if k.pair != nil {
+		k.pair.near.ranAlone()
 	}
+	c.Spin = uint32(p.spinFor(e.spinServe.budget(e.microsecond)) * e.pauses / 1024)
 	cmd := uint32(stub.CmdRun)
 	if len(p.calls) != 0 {
 		if err := p.post(); err != nil {

@@ -26,6 +26,7 @@ type pair struct {
 	k    *Kernel
 	h    *stub.Handoff
 	spin spinner
+	near near
 
 	failed error // why the kernel stub is beyond use
 
@@ -49,6 +50,24 @@ func (p *proc) bell() (bell, sleeps *uint32) {
 	return &h.UserBell, &h.UserSleeps
 }
 
+// ring has a stub that listens look at Control.
+func (p *proc) ring() {
+	bell, sleeps := p.bell()
+	atomic.SwapUint32(bell, stub.BellPark)
+	if atomic.LoadUint32(sleeps) != 0 {
+		host.FutexWake(bell)
+	}
+}
+
+// spinFor is how long to spin for an answer of the stub, up to ticks: not at
+// all when it needs this processor to answer.
+func (p *proc) spinFor(ticks uint64) uint64 {
+	if p.e.cfg.kernel && p.e.pair != nil && p.e.pair.near.together {
+		return 0
+	}
+	return ticks
+}
+
 // parkLimit is how long a stub that listens may take to stop.
 const parkLimit = time.Second
 
@@ -61,14 +80,11 @@ func (p *proc) park() error {
 	c := p.ctl
 	atomic.StoreUint32(&c.Ready, 0)
 	atomic.StoreUint32(&c.State, stub.Running)
-	bell, sleeps := p.bell()
 	atomic.StoreUint32(&c.Park, 1)
-	atomic.SwapUint32(bell, stub.BellPark)
-	if atomic.LoadUint32(sleeps) != 0 {
-		host.FutexWake(bell)
-	}
+	atomic.StoreUint32(&c.Door, 0)
+	p.ring()
 	p.e.stats.Parks++
-	if !host.SpinUntil(&c.State, stub.Stopped, p.e.spinRun.max) {
+	if !host.SpinUntil(&c.State, stub.Stopped, p.spinFor(p.e.spinRun.max)) {
 		for start := time.Now(); ; {
 			atomic.SwapUint32(&c.MonSleeps, 1)
 			if atomic.LoadUint32(&c.State) == stub.Stopped {
@@ -100,7 +116,8 @@ func (h *pair) silence() {
 }
 
 // offer prepares the kernel stub for system calls of the user stub that is
-// about to run. It is false when they must come to the monitor.
+// about to run, after which attend makes it listen. It is false when they must
+// come to the monitor.
 func (h *pair) offer() (bool, error) {
 	k := h.k
 	atomic.StoreUint32(&h.h.Fast, 0)
@@ -128,17 +145,29 @@ func (h *pair) offer() (bool, error) {
 	c := p.ctl
 	c.Paired, c.Owner = 1, 0
 	c.GSBase, c.Want = bt.Delta, 0
-	c.Spin = h.spins()
+	c.BellSpin = h.spins()
 	k.setWords()
 	sel := uint32(h.u.state.STAR>>32) &^ 3
 	c.GSel[x86.CS], c.GSel[x86.SS] = sel, sel+8
+	h.near.join(p.pid)
+	return true, nil
+}
+
+// attend makes the kernel stub listen, after offer. The user stub runs
+// already: it may share no processor with the kernel stub, but the monitor may.
+func (h *pair) attend() error {
+	p := h.k.s.p
 	if !p.waits {
 		if err := p.command(stub.CmdPair); err != nil {
-			return false, err
+			return err
 		}
 		p.waits = true
+		return nil
 	}
-	return true, nil
+	if atomic.LoadUint32(&h.h.KernelSleeps) != 0 && atomic.CompareAndSwapUint32(&h.h.KernelBell, 0, stub.BellSpin) {
+		host.FutexWake(&h.h.KernelBell)
+	}
+	return nil
 }
 
 // spins is for how many PAUSEs a stub spins for its bell.
@@ -180,7 +209,7 @@ func (h *pair) attached() *space {
 func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 	hd, e, user := h.h, h.u, s.p
 	start := host.TSC()
-	found := host.SpinUntil(&hd.Event, 1, h.spin.budget(e.microsecond))
+	found := host.SpinUntil(&hd.Event, 1, kernel.spinFor(h.spin.budget(e.microsecond)))
 	var since time.Time
 	for {
 		atomic.SwapUint32(&hd.Event, 0)
@@ -194,6 +223,7 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 			h.spin.answered(host.TSC()-start, found)
 			user.unproven++
 			user.waits = false
+			atomic.StoreUint32(&user.ctl.Door, 0)
 			// Only a stub that is stopped indeed does not ring any more.
 			err := user.prove()
 			if h.kernelRuns() {
@@ -225,7 +255,8 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 		if since.IsZero() {
 			since = time.Now()
 		} else if time.Since(since) > hangLimit {
-			return kernel, fmt.Errorf("%w: neither stub stops", errDied)
+			// A program can have its stub listen without a system call.
+			return h.kernelOnly(s, kernel, fmt.Errorf("%w: neither stub stops", errDied))
 		}
 		e.kick.send()
 	}
@@ -234,7 +265,7 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 // kernelRuns reports, with the user stub out of guest code, whether it has
 // handed over. The bell first; see stub.kernelSide.
 func (h *pair) kernelRuns() bool {
-	return atomic.SwapUint32(&h.h.KernelBell, 0) != 0 || atomic.LoadUint32(&h.k.s.p.ctl.Owner) != 0
+	return atomic.SwapUint32(&h.h.KernelBell, 0) == stub.BellRun || atomic.LoadUint32(&h.k.s.p.ctl.Owner) != 0
 }
 
 // kernelOnly gets the kernel stub to stop, which has taken a system call of a

@@ -299,8 +299,12 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 	}
 	c.FPU, c.SP = p.fpuAddr, p.sp
 	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
+	c.Door = 0
 	if paired {
-		c.Spin = e.pair.spins()
+		c.Spin, c.BellSpin = e.pair.spins(), e.pair.spins()
+		if e.pair.near.together {
+			c.Door = 1
+		}
 	}
 	cmd := uint32(stub.CmdRun)
 	if len(p.calls) != 0 {
@@ -325,7 +329,12 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 		if paired {
 			var stopped *proc
 			k := e.pair.k
-			if stopped, err = e.pair.wait(s, k.s.p); stopped != p {
+			if err = e.pair.attend(); err != nil {
+				stopped = k.s.p
+			} else {
+				stopped, err = e.pair.wait(s, k.s.p)
+			}
+			if stopped != p {
 				inKernel, e.pair.failed = true, err
 				err = nil
 			}

@@ -13,6 +13,11 @@ const (
 // 1. Guest user code can write all of it at any time; the kernel stub takes
 // registers from here as it would take a system call's.
 //
+// The monitor may share a processor with the kernel stub, asleep while one of
+// the two runs. Then a user stub that stops rings the kernel stub, which
+// spins, rather than wake the monitor from another processor (Control.Door):
+// the kernel stub wakes the monitor and leaves it the processor.
+//
 // Words that are waited for have a cache line of their own.
 type Handoff struct {
 	KernelBell   uint32 // BellRun: a system call; BellPark: stop, for the monitor
@@ -34,8 +39,10 @@ type Handoff struct {
 
 // Values of a bell.
 const (
-	BellRun  = 1
-	BellPark = 2
+	BellRun  = 1 // a system call, or the return of one
+	BellPark = 2 // look at Control: Park or Cmd is set
+	BellStop = 3 // to the kernel stub: a user stub has stopped, wake the monitor
+	BellSpin = 4 // to the kernel stub: user code runs again, spin
 )
 
 const (
@@ -85,9 +92,9 @@ func (a *asm) futexHand(off int, op, val uint32, site string) {
 	a.label(site)
 }
 
-// ring hands over.
-func (a *asm) ring(bell, sleeps int, name string) {
-	a.movImm(rax, BellRun)
+// ring gives a bell its value.
+func (a *asm) ring(news uint32, bell, sleeps int, name string) {
+	a.movImm(rax, news)
 	a.handXchg(bell, rax)
 	a.handCmp(sleeps, 0)
 	a.jcc(ccE, name)
@@ -98,7 +105,7 @@ func (a *asm) ring(bell, sleeps int, name string) {
 // listen waits for the bell: spins for a while, then sleeps. EAX is what rang.
 // See Build, "Sleep and wake-up".
 func (a *asm) listen(bell, sleeps int, name string) {
-	a.load32(rcx, oSpin)
+	a.load32(rcx, oBellSpin)
 	a.label(name + "Spin")
 	a.hand(false, rax, bell, 0, 0x8b)
 	a.test32(rax)
@@ -106,6 +113,7 @@ func (a *asm) listen(bell, sleeps int, name string) {
 	a.bytes(0xf3, 0x90)       // pause
 	a.bytes(0x83, 0xe9, 0x01) // sub ecx, 1
 	a.jcc(ccAE, name+"Spin")
+	a.label(name + "Doze")
 	a.movImm(rax, 1)
 	a.handXchg(sleeps, rax)
 	a.label(name + "Sleep")
@@ -155,7 +163,7 @@ func (a *asm) userSide(xmask uint64) {
 	a.handStore(hFSBase, rax)
 	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xc8) // rdgsbase rax
 	a.handStore(hGSBase, rax)
-	a.ring(hKernelBell, hKernelSleeps, "userRang")
+	a.ring(BellRun, hKernelBell, hKernelSleeps, "userRang")
 	a.listen(hUserBell, hUserSleeps, "user")
 	a.zero(rax)
 	a.handXchg(hUserBell, rax)
@@ -259,10 +267,12 @@ func (a *asm) kernelSide(delta uint64) {
 	a.handStore(hGSBase, rax)
 	a.ctl(true, 0, oSysrets, 0, 0xff) // inc
 	a.set32(oOwner, 0)
-	a.ring(hUserBell, hUserSleeps, "kernelRang")
+	a.ring(BellRun, hUserBell, hUserSleeps, "kernelRang")
 
 	a.label("pair")
 	a.listen(hKernelBell, hKernelSleeps, "kernel")
+	a.cmpImm(rax, BellRun)
+	a.jcc(ccNE, "kernelNews")
 	// Owner first, then the bell: the monitor takes the bell and then looks at
 	// Owner, so it sees whether a system call was taken.
 	a.set32(oOwner, 1)
@@ -270,6 +280,8 @@ func (a *asm) kernelSide(delta uint64) {
 	a.handXchg(hKernelBell, rax)
 	a.cmp32(oPark, 0)
 	a.jcc(ccNE, "kernelPark")
+	a.cmp32(oCmd, 0)
+	a.jcc(ccNE, "waitCmd")
 	a.cmpImm(rax, BellRun)
 	a.jcc(ccNE, "kernelAgain")
 	a.cmp32(oPaired, 0)
@@ -324,6 +336,25 @@ func (a *asm) kernelSide(delta uint64) {
 	a.label("sysretStop")
 	a.set32(oReason, ReasonExit)
 	a.jmp("announce")
+
+	// What the bell says but BellRun is a hint: what counts is in Control. It
+	// is silenced only if nobody has rung again meanwhile.
+	a.label("kernelNews")
+	a.bytes(0x89, 0xc3) // mov ebx, eax
+	a.zero(rcx)
+	a.bytes(0xf0)
+	a.hand(false, rcx, hKernelBell, 0, 0x0f, 0xb1) // lock cmpxchg
+	a.jcc(ccNE, "pair")
+	a.cmp32(oPark, 0)
+	a.jcc(ccNE, "kernelPark")
+	a.cmp32(oCmd, 0)
+	a.jcc(ccNE, "waitCmd") // without a stop before it: no proof is wanted
+	a.cmpImm(rbx, BellStop)
+	a.jcc(ccNE, "pair")
+	a.handCmp(hMonSleeps, 0)
+	a.jcc(ccE, "kernelDoze")
+	a.futexHand(hEvent, futexWake, 1, "doorWake")
+	a.jmp("kernelDoze")
 
 	a.label("kernelAgain") // a program's doing
 	a.set32(oOwner, 0)

@@ -136,6 +136,9 @@ type Control struct {
 	FMask    uint64 // RFLAGS bits that SYSCALL leaves
 	Target   uint64 // translation of the system-call entry
 	Park     uint32 // the monitor has rung with BellPark; the bell alone proves nothing
+
+	BellSpin uint32 // rounds a stub spins for its bell before it sleeps
+	Door     uint32 // user stub: the kernel stub wakes the monitor; see Handoff
 }
 
 // Offsets in Control that the program uses; layout_test.go checks them.
@@ -185,6 +188,8 @@ const (
 	oFMask      = 0x248
 	oTarget     = 0x250
 	oPark       = 0x258
+	oBellSpin   = 0x25c
+	oDoor       = 0x260
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.

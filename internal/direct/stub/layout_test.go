@@ -58,6 +58,8 @@ func TestControlOffsets(t *testing.T) {
 		{"Sysrets", unsafe.Offsetof(c.Sysrets), oSysrets},
 		{"FMask", unsafe.Offsetof(c.FMask), oFMask},
 		{"Target", unsafe.Offsetof(c.Target), oTarget},
+		{"BellSpin", unsafe.Offsetof(c.BellSpin), oBellSpin},
+		{"Door", unsafe.Offsetof(c.Door), oDoor},
 		{"Park", unsafe.Offsetof(c.Park), oPark},
 		{"KernelBell", unsafe.Offsetof(h.KernelBell), hKernelBell},
 		{"UserBell", unsafe.Offsetof(h.UserBell), hUserBell},

@@ -91,6 +91,8 @@ func Build(base, xmask, delta uint64) (*Program, error) {
 		Fast: at("fast"), Sysret: at("sysret"),
 		Bells: []Bell{
 			{at("siteEvent"), futexWake, HandoffOff + hEvent},
+			{at("doorWake"), futexWake, HandoffOff + hEvent},
+			{at("doorRangWake"), futexWake, HandoffOff + hKernelBell},
 			{at("userRangWake"), futexWake, HandoffOff + hKernelBell},
 			{at("kernelRangWake"), futexWake, HandoffOff + hUserBell},
 			{at("userWait"), futexWait, HandoffOff + hUserBell},
@@ -217,6 +219,15 @@ func (a *asm) wait() {
 	a.movImm(rax, 1)
 	a.xchg32(oReady, rax)
 
+	// The kernel stub wakes the monitor, unless it would have to be woken.
+	a.cmp32(oDoor, 0)
+	a.jcc(ccE, "noDoor")
+	a.handCmp(hKernelSleeps, 0)
+	a.jcc(ccNE, "noDoor")
+	a.ring(BellStop, hKernelBell, hKernelSleeps, "doorRang")
+	a.jmp("waitCmd")
+
+	a.label("noDoor")
 	a.handCmp(hMonSleeps, 0)
 	a.jcc(ccE, "noEvent")
 	a.futexHand(hEvent, futexWake, 1, "siteEvent")
