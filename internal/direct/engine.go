@@ -72,6 +72,7 @@ type Engine struct {
 	lie    Exit
 
 	hint      uint64 // page to map before the next Run; see MapHint
+	hintFor   mmu.Access
 	hasHint   bool
 	lastFault fault // for loop detection
 	repeats   int

@@ -139,9 +139,10 @@ func (k *Kernel) start() error {
 	k.e.byID, k.e.cur = []*space{k.s}, k.s
 	k.e.spaces[0] = k.s
 	if k.pair != nil {
-		k.pair.syscalls, k.pair.sysrets = 0, 0
+		k.pair.syscalls, k.pair.sysrets, k.pair.faults = 0, 0, 0
+		k.pair.forget()
 	}
-	k.c.place(p.base, p.z.prog.Exit, p.z.prog.Sysret)
+	k.c.place(p.base, p.z.prog)
 	k.c.h.UserTLB = k.e.mem.Size() <= windowMax
 	k.mode = 0
 	sanitizeFPU(&k.e.fpu.Area, k.e.xmask, k.e.mxcsr)
@@ -396,13 +397,16 @@ func (k *Kernel) stopped() (entered, error) {
 		step, err = k.leave(atomic.LoadUint32(&c.ExitID), atomic.LoadUint64(&c.Scratch[2]))
 	case stub.ReasonKick:
 		if calls {
-			// It was about to begin with a system call.
+			// It was about to begin with a system call or a fault.
 			for i := range st.GPR {
 				st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
 			}
 			st.GPR[x86.RSP] = bt.Unfold(atomic.LoadUint64(&c.IRET[3]))
 			st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS)
 			st.RIP = st.LSTAR
+			if st.Seg[x86.SS].Unusable {
+				st.RIP = k.pair.entry.handler
+			}
 		}
 	case stub.ReasonSignal:
 		step, err = k.signalled()

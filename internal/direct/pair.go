@@ -30,7 +30,9 @@ type pair struct {
 
 	failed error // why the kernel stub is beyond use
 
-	sysrets, syscalls uint64 // counted by the kernel stub, as of its last stop
+	sysrets, syscalls, faults uint64 // counted by the kernel stub, as of its last stop
+
+	entry faultEntry
 }
 
 // Pair lets two engines of the same virtual CPU hand over to each other.
@@ -104,8 +106,7 @@ func (p *proc) park() error {
 	if r := atomic.LoadUint32(&c.Reason); r != stub.ReasonReady {
 		return fmt.Errorf("%w: it was to wait and stopped for reason %d", errDied, r)
 	}
-	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
-	return nil
+	return p.takeFPU(atomic.LoadUint64(&c.Frame))
 }
 
 // silence clears the bells before a stub runs, the other one not running: a
@@ -147,8 +148,6 @@ func (h *pair) offer() (bool, error) {
 	c.GSBase, c.Want = bt.Delta, 0
 	c.BellSpin = h.spins()
 	k.setWords()
-	sel := uint32(h.u.state.STAR>>32) &^ 3
-	c.GSel[x86.CS], c.GSel[x86.SS] = sel, sel+8
 	h.near.join(p.pid)
 	return true, nil
 }
@@ -265,7 +264,8 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 // kernelRuns reports, with the user stub out of guest code, whether it has
 // handed over. The bell first; see stub.kernelSide.
 func (h *pair) kernelRuns() bool {
-	return atomic.SwapUint32(&h.h.KernelBell, 0) == stub.BellRun || atomic.LoadUint32(&h.k.s.p.ctl.Owner) != 0
+	bell := atomic.SwapUint32(&h.h.KernelBell, 0)
+	return bell == stub.BellRun || bell == stub.BellFault || atomic.LoadUint32(&h.k.s.p.ctl.Owner) != 0
 }
 
 // kernelOnly gets the kernel stub to stop, which has taken a system call of a
@@ -315,12 +315,18 @@ func (h *pair) setTarget() bool {
 	if st.EFER&x86.EFERSCE == 0 || st.LSTAR < bt.Lowest || st.SFMASK&mask != mask || !k.modeFits() {
 		return false
 	}
+	fault := h.setFault() // first: it may translate
 	b := k.block(st.LSTAR, false)
-	if b == nil || b.N == 0 {
+	if b == nil || b.N == 0 || fault != 0 && h.entry.cache != k.c.lookup {
 		return false
 	}
-	k.s.p.ctl.Target = b.host
-	k.s.p.ctl.FMask = userFlags &^ st.SFMASK
+	c := k.s.p.ctl
+	c.Target = b.host
+	c.FMask = userFlags &^ st.SFMASK
+	sel := uint32(st.STAR>>32) &^ 3
+	c.SysSel = [2]uint32{sel, sel + 8}
+	c.FaultMapped = 0
+	c.FaultTake = fault
 	atomic.StoreUint32(&h.h.Fast, 1)
 	return true
 }
@@ -399,11 +405,19 @@ func (h *pair) handed(user bool) (changed bool) {
 		return false
 	}
 	c, st := h.k.s.p.ctl, h.u.state
-	calls, rets := atomic.LoadUint64(&c.Syscalls), atomic.LoadUint64(&c.Sysrets)
-	if calls == h.syscalls && rets == h.sysrets {
+	calls, rets, faults := atomic.LoadUint64(&c.Syscalls), atomic.LoadUint64(&c.Sysrets), atomic.LoadUint64(&c.Faults)
+	if calls == h.syscalls && rets == h.sysrets && faults == h.faults {
 		return false
 	}
 	h.u.stats.Handed += calls - h.syscalls
+	if faults != h.faults {
+		h.u.stats.HandedFaults += faults - h.faults
+		h.faults = faults
+		st.CR2 = atomic.LoadUint64(&c.CR[2])
+		if atomic.LoadUint32(&c.FaultMapped) != 0 {
+			h.u.MapHint(st.CR2, uint32(atomic.LoadUint64(&h.h.Err)))
+		}
+	}
 	if user {
 		if err := h.k.getWords(); err != nil {
 			h.failed = err
@@ -414,7 +428,9 @@ func (h *pair) handed(user bool) (changed bool) {
 		st.LeaveSyscall()
 		st.RFLAGS = st.RFLAGS&userFlags | x86.FlagFixed | x86.FlagIF
 	} else {
-		st.EnterSyscall()
+		if st.EnterSyscall(); atomic.LoadUint32(&c.GSel[x86.SS]) == 0 {
+			st.EnterGate(uint16(h.entry.sel))
+		}
 		st.RFLAGS &= userFlags | x86.FlagFixed | x86.FlagIF
 	}
 	return true

@@ -299,8 +299,9 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 	}
 	c.FPU, c.SP = p.fpuAddr, p.sp
 	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
-	c.Door = 0
+	c.Door, c.FaultGive = 0, 0
 	if paired {
+		c.FaultGive = e.pair.k.s.p.ctl.FaultTake
 		c.Spin, c.BellSpin = e.pair.spins(), e.pair.spins()
 		if e.pair.near.together {
 			c.Door = 1

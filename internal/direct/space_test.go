@@ -253,7 +253,7 @@ func TestMapHint(t *testing.T) {
 	before := g.e.Stats()
 	g.st.RIP, g.st.GPR[x86.RBX] = codeVA, 0x700000
 	x := g.wantException(x86.VecPF)
-	g.e.MapHint(x.CR2)
+	g.e.MapHint(x.CR2, x.ErrCode)
 	g.mapPage(0x700000, g.page(imm64(5)), pteRW|x86.PTEAccessed|x86.PTEDirty)
 	if v := g.load(0x700000); v != 5 {
 		t.Errorf("read %d", v)
@@ -265,7 +265,7 @@ func TestMapHint(t *testing.T) {
 	// A hint for a page that stays absent does nothing.
 	g.st.RIP, g.st.GPR[x86.RBX] = codeVA, 0x900000
 	g.wantException(x86.VecPF)
-	g.e.MapHint(0x900000)
+	g.e.MapHint(0x900000, x86.PFUser)
 	g.wantException(x86.VecPF)
 }
 

@@ -36,6 +36,7 @@ type Stats struct {
 	ScansCandidate uint64 // of them, decoded because a byte pattern asked for it
 	Patches        uint64 // instructions patched
 	Handed         uint64 // system calls handed to the kernel stub
+	HandedFaults   uint64 // page faults, likewise
 	Parks          uint64 // stubs that listened and were stopped
 	Sites          uint64 // system calls patched
 	FastSyscalls   uint64 // and the stops that came by them

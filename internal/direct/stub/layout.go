@@ -139,6 +139,25 @@ type Control struct {
 
 	BellSpin uint32 // rounds a stub spins for its bell before it sleeps
 	Door     uint32 // user stub: the kernel stub wakes the monitor; see Handoff
+
+	// How page faults of user code begin; see faultTake.
+	FaultGive   uint32    // user stub: it may hand them over
+	FaultTake   uint32    // kernel stub: it may deliver them
+	SysSel      [2]uint32 // CS and SS as SYSCALL loads them
+	FaultSel    uint32    // CS of the handler
+	FaultMapped uint32    // user code faulted: the monitor is to map what was missing
+	Faults      uint64    // taken from the user stub
+	FaultTarget uint64    // translation of the handler
+	FaultRSP    uint64    // folded, below the frame
+	StackAt     uint64    // end of the frame, in the window
+	IDTAt       uint64    // descriptor of the gate, in the window,
+	IDT         [2]uint64 // and what it must be
+	TSSAt       uint64    // RSP0 of the TSS, in the window,
+	RSP0        uint64    // and what it must be
+	RAMLow      uint64    // bytes of RAM below 4 GiB
+	RAMHigh     uint64    // and above
+	Window      uint64    // where RAM is mapped
+	IretFrame   [5]uint64 // what IRET pops: RIP, CS, RFLAGS, RSP, SS
 }
 
 // Offsets in Control that the program uses; layout_test.go checks them.
@@ -190,6 +209,23 @@ const (
 	oPark       = 0x258
 	oBellSpin   = 0x25c
 	oDoor       = 0x260
+	oFaultGive  = 0x264
+	oFaultTake  = 0x268
+	oSysSel     = 0x26c
+	oFaultSel   = 0x274
+	oMapped     = 0x278
+	oFaults     = 0x280
+	oFaultAt    = 0x288
+	oFaultRSP   = 0x290
+	oStackAt    = 0x298
+	oIDTAt      = 0x2a0
+	oIDT        = 0x2a8
+	oTSSAt      = 0x2b8
+	oRSP0       = 0x2c0
+	oRAMLow     = 0x2c8
+	oRAMHigh    = 0x2d0
+	oWindow     = 0x2d8
+	oFrameWords = 0x2e0
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
@@ -215,6 +251,7 @@ const (
 	UserPageOff  = ControlOff + oUserPage
 	DFMaskOff    = ControlOff + oDFMask
 	RoomOff      = ControlOff + oRoom
+	FrameOff     = ControlOff + oFrameWords
 )
 
 // MaxCalls is the capacity of the call list.
