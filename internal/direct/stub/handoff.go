@@ -1,10 +1,10 @@
 package stub
 
 // HandoffOff is where the hand-over page lies from the area's base, behind the
-// area; Extent is the end of both.
+// area; Extent is the end of all that is there.
 const (
 	HandoffOff = AreaSize
-	Extent     = AreaSize + PageSize
+	Extent     = AnswersOff + AnswersSize
 )
 
 // Handoff is a page that all stubs of a virtual CPU share, to hand over to
