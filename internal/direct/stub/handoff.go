@@ -173,8 +173,10 @@ func (a *asm) userSide(xmask uint64) {
 	a.store64(oIRET+16, rax)
 	a.userSelectors()
 	a.handLoad(rax, hFSBase)
+	a.store64(oFSBase, rax)               // a kick in the resume range tells these
 	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xd0) // wrfsbase rax
 	a.handLoad(rax, hGSBase)
+	a.store64(oGSBase, rax)
 	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xd8) // wrgsbase rax
 	a.jmp("resume")
 
