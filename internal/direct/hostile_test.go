@@ -94,6 +94,7 @@ func TestHostileJumps(t *testing.T) {
 	defer func(d time.Duration) { nap = d }(nap)
 	nap = 2 * time.Millisecond // do not take half a second for each that hangs
 	g := newGuest(t, touch, Config{})
+	showCPUID(g.e)
 	g.alive()
 	r := rand.New(rand.NewPCG(1, 2))
 	ticker(t, g.e, 2*time.Millisecond)
@@ -114,6 +115,7 @@ func TestHostileJumps(t *testing.T) {
 // goes on.
 func TestHostileScribbles(t *testing.T) {
 	g := newGuest(t, touch, Config{})
+	showCPUID(g.e)
 	g.alive()
 	// rep movsb; syscall
 	g.poke(codeVA+0x100, []byte{0xf3, 0xa4, 0x0f, 0x05})

@@ -165,6 +165,7 @@ func (e *Engine) newID(s *space) uint32 {
 
 // forgetSpace takes an address space out of all books. Its stub is kept.
 func (e *Engine) forgetSpace(s *space) {
+	s.p.countCPUIDs()
 	if e.fpuHome == s {
 		e.FPU() // reads shared memory only, also when the process is gone
 	}
@@ -205,6 +206,7 @@ func (e *Engine) recycle(s *space) (*proc, error) {
 		p.kill()
 		return nil, err
 	}
+	cpuids(p.slot).N = 0 // also if the last program has written to it
 	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
 	return p, nil
 }
@@ -262,6 +264,9 @@ func (e *Engine) prepare(s *space) error {
 		return err
 	}
 	if err := e.followHint(s); err != nil {
+		return err
+	}
+	if err := e.answer(); err != nil {
 		return err
 	}
 	if err := e.mirrorTLS(s); err != nil {

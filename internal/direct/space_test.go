@@ -233,7 +233,7 @@ func TestMapCount(t *testing.T) {
 		g.load(0x1000_0000 + i*29%64*4096)
 	}
 	s := g.e.cur
-	const own = 5 // code page, control pages, hand-over page and low area of the stub
+	const own = 6 // code, control pages, hand-over page, answers and low area of the stub
 	want := s.maps + own
 	if got := mapsOfPID(t, s.p.pid); got != want {
 		t.Errorf("the engine counts %d mappings, the host %d", want, got)

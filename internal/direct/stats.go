@@ -41,9 +41,15 @@ type Stats struct {
 	Sites          uint64 // system calls patched
 	FastSyscalls   uint64 // and the stops that came by them
 	PatchedTraps   uint64 // stops at a patched instruction
+	CPUIDs         uint64 // and CPUIDs that did without
 	SpinHits       uint64 // stops seen while spinning
 	SpinMisses     uint64 // stops waited for in a futex
 }
 
 // Stats returns the counters so far. Call it on the vCPU thread.
-func (e *Engine) Stats() Stats { return e.stats }
+func (e *Engine) Stats() Stats {
+	for _, s := range e.spaces {
+		s.p.countCPUIDs()
+	}
+	return e.stats
+}

@@ -172,6 +172,7 @@ func (v *VCPU) addDirect(t *stats.Table) {
 	t.Add("stub", "page faults to the kernel stub", n.HandedFaults, 0)
 	t.Add("stub", "stopped while waiting for another stub", n.Parks, 0)
 	t.Add("patched", "traps of patched instructions", n.PatchedTraps, 0)
+	t.Add("patched", "CPUID answered in the stub", n.CPUIDs, 0)
 	t.Add("stub", "processes forked", n.Forks, 0)
 	t.Add("stub", "processes recycled", n.Recycled, 0)
 	t.Add("stub", "extended state moved", n.FPUMoves, 0)

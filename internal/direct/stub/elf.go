@@ -18,9 +18,10 @@ const (
 
 // Image makes the ELF executable of a zygote: the code and the start-up
 // list. parent is the process that the stub must be a child of.
-// handoff is the offset of the hand-over page in the file that RAM is in.
-func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff uint64) ([]byte, error) {
-	data, err := initData(p, s, parent, slots, cpuidFaults, handoff)
+// handoff is the offset of the hand-over page in the file that RAM is in, and
+// answers that of the answers in the file of code pages.
+func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff, answers uint64) ([]byte, error) {
+	data, err := initData(p, s, parent, slots, cpuidFaults, handoff, answers)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +55,7 @@ func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff 
 
 // initData lays out the start-up list: a header entry with the count, the
 // entries, and behind them what they point to.
-func initData(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff uint64) ([]byte, error) {
+func initData(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff, answers uint64) ([]byte, error) {
 	filter, err := Filter(p, s)
 	if err != nil {
 		return nil, err
@@ -105,6 +106,8 @@ func initData(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, hando
 		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED, FDControl, 0)
 	add(int64(p.Base+HandoffOff), unix.SYS_MMAP, p.Base+HandoffOff, PageSize,
 		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED, FDRAM, handoff)
+	add(int64(p.Base+AnswersOff), unix.SYS_MMAP, p.Base+AnswersOff, AnswersSize,
+		unix.PROT_READ, unix.MAP_SHARED|unix.MAP_FIXED, FDCode, answers)
 	add(0, unix.SYS_SIGALTSTACK, stack, 0)
 	for _, sig := range []uint64{4 /* ILL */, 5 /* TRAP */, 7 /* BUS */, 8 /* FPE */, 11 /* SEGV */, 31 /* SYS */, KickSignal} {
 		add(0, unix.SYS_RT_SIGACTION, sig, action, 0, 8)

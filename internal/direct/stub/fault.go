@@ -23,12 +23,12 @@ const (
 // ucontext. The extended state is in the frame, and stays there while the stub
 // listens.
 func (a *asm) faultSide(xmask uint64) {
-	a.cmpImm(rdi, 11) // SIGSEGV
+	a.cmpImm(rdi, sigSEGV)
 	a.jcc(ccNE, "faultPlain")
 	a.cmp32(oFaultGive, 0)
 	a.jcc(ccE, "faultPlain")
-	a.mem(true, 7, rdx, UCTrapNo, 0x83) // cmp qword, 14
-	a.bytes(14)
+	a.mem(true, 7, rdx, UCTrapNo, 0x83) // cmp qword [rdx+trapno], 14
+	a.bytes(trapPF)
 	a.jcc(ccNE, "faultPlain")
 	a.mem(false, rax, rdx, UCCS, 0x0f, 0xb7) // movzx eax, word
 	a.cmpImm(rax, selCode64)

@@ -1,10 +1,10 @@
 package stub
 
 // HandoffOff is where the hand-over page lies from the area's base, behind the
-// area; Extent is the end of both.
+// area; Extent is the end of all that is there.
 const (
 	HandoffOff = AreaSize
-	Extent     = AreaSize + PageSize
+	Extent     = AnswersOff + AnswersSize
 )
 
 // Handoff is a page that all stubs of a virtual CPU share, to hand over to
@@ -228,8 +228,10 @@ func (a *asm) takeUser() {
 	a.store64From(oIRET+16, hFlags)
 	a.userSelectors()
 	a.handLoad(rax, hFSBase)
+	a.store64(oFSBase, rax)               // a kick in the resume range tells these
 	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xd0) // wrfsbase rax
 	a.handLoad(rax, hGSBase)
+	a.store64(oGSBase, rax)
 	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xd8) // wrgsbase rax
 }
 

@@ -81,7 +81,7 @@ const (
 	SelGS
 )
 
-// Control is the first page of a slot. Both sides read and write it; guest
+// Control is in the first page of a slot, with CPUIDs behind it. Both sides read and write it; guest
 // code can write it whenever it runs. The monitor therefore reads each field
 // once, and checks it before it means anything.
 type Control struct {

@@ -10,6 +10,8 @@ import (
 func TestControlOffsets(t *testing.T) {
 	var c Control
 	var h Handoff
+	var l CPUIDs
+	var r Answer
 	for _, o := range []struct {
 		name      string
 		got, want uintptr
@@ -88,13 +90,25 @@ func TestControlOffsets(t *testing.T) {
 		{"GPR of Handoff", unsafe.Offsetof(h.GPR), hGPR},
 		{"FSBase of Handoff", unsafe.Offsetof(h.FSBase), hFSBase},
 		{"GSBase of Handoff", unsafe.Offsetof(h.GSBase), hGSBase},
+		{"Served", unsafe.Offsetof(l.Served) + SlotCPUIDs, oServed},
+		{"Addr", unsafe.Offsetof(l.Addr) + SlotCPUIDs, oCPUIDAddr},
+		{"end of CPUIDs", unsafe.Sizeof(l) + SlotCPUIDs, PageSize},
+		{"Sub", unsafe.Offsetof(r.Sub), answerSub},
+		{"Mask", unsafe.Offsetof(r.Mask), answerMask},
+		{"A", unsafe.Offsetof(r.A), answerEAX},
+		{"B", unsafe.Offsetof(r.B), answerEBX},
+		{"C", unsafe.Offsetof(r.C), answerECX},
+		{"D", unsafe.Offsetof(r.D), answerEDX},
+		{"List", unsafe.Offsetof(Answers{}.List), answerSize},
+		{"size of Answer", unsafe.Sizeof(r), answerSize},
+		{"size of Answers", unsafe.Sizeof(Answers{}), AnswersSize},
 		{"size of Call", unsafe.Sizeof(Call{}), 64},
 	} {
 		if o.got != o.want {
 			t.Errorf("%s: %#x in the type, %#x in the program", o.name, o.got, o.want)
 		}
 	}
-	if unsafe.Sizeof(c) > PageSize || MaxCalls*unsafe.Sizeof(Call{}) > PageSize {
-		t.Error("control page or call list larger than a page")
+	if unsafe.Sizeof(c) > SlotCPUIDs || MaxCalls*unsafe.Sizeof(Call{}) > PageSize {
+		t.Error("Control or the call list larger than its place")
 	}
 }

@@ -74,6 +74,7 @@ func Build(base, xmask, delta uint64) (*Program, error) {
 	a.calls()
 	a.fork()
 	a.exit()
+	a.cpuid(xmask)
 	a.userSide(xmask)
 	a.kernelSide(delta)
 	a.label("one")
@@ -130,6 +131,9 @@ func (a *asm) handler(xmask uint64) {
 	a.jcc(ccB, "inStub")
 
 	// Guest code. Segment registers and bases are untouched by the kernel.
+	a.cmpImm(rdi, sigSEGV)
+	a.jcc(ccE, "segv")
+	a.label("signal")
 	a.set32(oReason, ReasonSignal)
 	a.keepFrame()
 	a.faultSide(xmask)
