@@ -65,6 +65,7 @@ type Host struct {
 	Sysret   uint64 // the stub's routine for SYSRET, which may use the exit
 	Iret     uint64 // and for IRET, which finds its frame in Frame
 	Frame    uint32 // five quadwords
+	SetCR3   uint64 // and for MOV to CR3: value and continuation are in words
 	IF       uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
 	Want     uint32 // quadword: not 0 when an interrupt waits for IF
 	Mask     uint32 // quadword TableSize-1
@@ -88,6 +89,7 @@ type Host struct {
 	UserWrite uint32 // and for writing
 	UserDelta uint32 // and host address less guest address
 	UserIndex uint32 // quadword UserIndex
+	UserSalt  uint32 // quadword that is part of all tags
 	UserPage  uint32 // quadword UserPage
 	DFMask    uint32 // quadword FlagDF
 	Room      uint32 // quadwords Room

@@ -40,7 +40,8 @@ type Kernel struct {
 	// comparison with the interpreter.
 	Spoil func(rip uint64, code []byte)
 
-	cr3    uint64 // of the last Run
+	cr3    uint64 // that mappings and translations were last compared with
+	salts  salts
 	vector bool   // the last exit was a bt.ExitVector
 	whole  bool   // the last exit was the end of a block
 	alone  bool   // blocks are not chained: see kernelverify.go
@@ -86,6 +87,7 @@ func NewKernel(cfg Config) (*Kernel, error) {
 		return nil, err
 	}
 	k := &Kernel{e: e}
+	k.salts.init(e.mem, k.c.clearUser)
 	mem, err := host.MapShared(e.code.fd, cacheSize)
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
@@ -255,9 +257,14 @@ func (k *Kernel) needsFreshen() bool {
 // be stopped.
 func (k *Kernel) bringUpToDate() {
 	k.setMode()
-	if k.e.state.CR3 != k.cr3 {
-		k.cr3 = k.e.state.CR3
-		k.Flush(Flush{Kind: FlushNonGlobal})
+	if cr3 := k.e.state.CR3; cr3 != k.cr3 {
+		k.settle()
+		k.salts.of(cr3)
+		if !k.salts.sameClass(cr3, k.cr3) {
+			k.c.staleLocal = true
+			k.pair.forget()
+		}
+		k.cr3 = cr3
 	}
 	k.freshen()
 }
@@ -276,6 +283,13 @@ func (k *Kernel) setWords() {
 	c, st := k.s.p.ctl, k.e.state
 	c.GFS, c.GGS, c.GKernel = st.Seg[x86.FS].Base, st.Seg[x86.GS].Base, st.KernelGSBase
 	c.CR = [5]uint64{0: st.CR0, 2: st.CR2, 3: st.CR3, 4: st.CR4}
+	c.UserSalt, c.UserCR3 = k.salts.of(st.CR3), st.CR3
+	c.Spaces = k.salts.from(st.CR3)
+	if st.CR4&x86.CR4PCIDE == 0 || k.alone {
+		for i := range c.Spaces {
+			c.Spaces[i].CR3 = noCR3
+		}
+	}
 	for i := range c.GSel {
 		c.GSel[i] = uint32(st.Seg[i].Sel)
 	}
@@ -297,6 +311,12 @@ func (k *Kernel) getWords() error {
 		return fmt.Errorf("%w: segment bases %#x, %#x, %#x", errDied, fs, gs, kernel)
 	}
 	st.Seg[x86.FS].Base, st.Seg[x86.GS].Base, st.KernelGSBase = fs, gs, kernel
+	if cr3 := atomic.LoadUint64(&c.CR[3]); cr3 != st.CR3 {
+		if !k.salts.sameClass(cr3, st.CR3) {
+			return fmt.Errorf("%w: CR3 is %#x", errDied, cr3)
+		}
+		st.CR3, k.cr3 = cr3, cr3
+	}
 	st.RFLAGS |= x86.FlagIF
 	if atomic.LoadUint64(&c.IF) != 0 {
 		st.RFLAGS &^= x86.FlagIF
@@ -383,7 +403,7 @@ func (k *Kernel) stopped() (entered, error) {
 	if err := k.getWords(); err != nil {
 		return 0, err
 	}
-	calls := k.pair.handed(false)
+	k.pair.handed(false)
 	var step bool
 	var err error
 	switch reason := atomic.LoadUint32(&c.Reason); reason {
@@ -396,18 +416,20 @@ func (k *Kernel) stopped() (entered, error) {
 		st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS) &^ (x86.FlagRF | x86.FlagAC)
 		step, err = k.leave(atomic.LoadUint32(&c.ExitID), atomic.LoadUint64(&c.Scratch[2]))
 	case stub.ReasonKick:
-		if calls {
-			// It was about to begin with a system call or a fault.
-			for i := range st.GPR {
-				st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
-			}
-			st.GPR[x86.RSP] = bt.Unfold(atomic.LoadUint64(&c.IRET[3]))
-			st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS)
-			st.RIP = st.LSTAR
-			if st.Seg[x86.SS].Unusable {
-				st.RIP = k.pair.entry.handler
-			}
+		// It was about to enter translated code, at the start of a block or
+		// behind a MOV to CR3.
+		at := atomic.LoadUint64(&c.IRET[0])
+		b, m, ok := k.c.find(at)
+		if !ok || m.Saved != bt.None {
+			return 0, fmt.Errorf("%w: kicked on the way to %#x", errDied, at)
 		}
+		for i := range st.GPR {
+			st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
+		}
+		st.GPR[x86.RSP] = bt.Unfold(atomic.LoadUint64(&c.IRET[3]))
+		st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS)
+		st.RIP = m.RIP
+		k.setAC(b.AC)
 	case stub.ReasonSignal:
 		step, err = k.signalled()
 	default:

@@ -112,6 +112,7 @@ func (c *codeCache) place(area uint64, p *stub.Program) {
 		Exit:    p.Exit,
 		Sysret:  p.Sysret,
 		Iret:    p.Iret,
+		SetCR3:  p.SetCR3,
 		Frame:   control + stub.FrameOff,
 
 		Tags:    uint32(c.base + tagsOff),
@@ -122,6 +123,7 @@ func (c *codeCache) place(area uint64, p *stub.Program) {
 		UserWrite: uint32(c.base + userOff + 8*bt.UserTLBSize),
 		UserDelta: uint32(c.base + userOff + 16*bt.UserTLBSize),
 		UserIndex: control + stub.UserIndexOff,
+		UserSalt:  control + stub.UserSaltOff,
 		UserPage:  control + stub.UserPageOff,
 		DFMask:    control + stub.DFMaskOff,
 		Room:      control + stub.RoomOff,
@@ -421,10 +423,11 @@ func (k *Kernel) Flush(f Flush) {
 	if s == nil {
 		return
 	}
-	k.c.clearUser()
+	k.salts.flush(f)
 	k.pair.forget()
 	switch f.Kind {
 	case FlushPage:
+		k.c.dropUser(f.Addr)
 		if f.Addr < bt.Lowest {
 			return
 		}

@@ -399,15 +399,15 @@ func (e *Engine) kickedBefore(s *space) error {
 
 // handed notes what system calls did to the state that the stubs do not
 // report: the privilege level and the segments of CS and SS (SDM vol. 2B,
-// SYSCALL and SYSRET). changed is false when there were none.
-func (h *pair) handed(user bool) (changed bool) {
+// SYSCALL and SYSRET).
+func (h *pair) handed(user bool) {
 	if h == nil {
-		return false
+		return
 	}
 	c, st := h.k.s.p.ctl, h.u.state
 	calls, rets, faults := atomic.LoadUint64(&c.Syscalls), atomic.LoadUint64(&c.Sysrets), atomic.LoadUint64(&c.Faults)
 	if calls == h.syscalls && rets == h.sysrets && faults == h.faults {
-		return false
+		return
 	}
 	h.u.stats.Handed += calls - h.syscalls
 	if faults != h.faults {
@@ -433,5 +433,4 @@ func (h *pair) handed(user bool) (changed bool) {
 		}
 		st.RFLAGS &= userFlags | x86.FlagFixed | x86.FlagIF
 	}
-	return true
 }

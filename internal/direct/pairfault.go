@@ -20,11 +20,10 @@ type faultEntry struct {
 	gdtr  cpu.Table
 	tr    uint64
 
-	ok      bool
-	sel     uint32
-	handler uint64
-	block   *cached
-	cache   *cached // of what the cache was when block was made
+	ok    bool
+	sel   uint32
+	block *cached
+	cache *cached // of what the cache was when block was made
 	// Addresses in the window, and what the stub must find there.
 	idtAt, tssAt uint64
 	idt          [2]uint64
@@ -74,9 +73,9 @@ func (h *pair) findFault(e *faultEntry) bool {
 	}
 	e.idtAt, e.idt = at, [2]uint64(gate)
 	e.sel = uint32(gate[0]) >> 16
-	e.handler = gate[0]&0xffff | gate[0]>>32&0xffff0000 | gate[1]<<32
+	handler := gate[0]&0xffff | gate[0]>>32&0xffff0000 | gate[1]<<32
 	const present, interruptGate = 1 << 15, 0xe << 8
-	if attr := gate[0] >> 32 & 0xffff; attr&^(3<<13) != present|interruptGate || e.handler < bt.Lowest {
+	if attr := gate[0] >> 32 & 0xffff; attr&^(3<<13) != present|interruptGate || handler < bt.Lowest {
 		return false
 	}
 	user := uint32(st.STAR>>48) | 3
@@ -111,7 +110,7 @@ func (h *pair) findFault(e *faultEntry) bool {
 		k.e.mem.AllowStubWrite(page)
 	}
 	e.stackAt = window + off + frameSize
-	b := k.block(e.handler, false)
+	b := k.block(handler, false)
 	if b == nil || b.N == 0 {
 		return false
 	}

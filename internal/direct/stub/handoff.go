@@ -294,6 +294,9 @@ func (a *asm) kernelSide(delta uint64) {
 	a.jcc(ccNE, "sysretStop")
 	a.cmp32(oMapped, 0)
 	a.jcc(ccNE, "sysretStop")
+	a.load64(rax, oCR+24)
+	a.ctl(true, rax, oUserCR3, 0, 0x3b) // cmp rax, [UserCR3]
+	a.jcc(ccNE, "sysretStop")
 	a.handStore(hFlags, r11)
 	a.bytes(0x4c, 0x89, 0xd8) // mov rax, r11
 	a.bytes(0x48, 0x25)       // and rax, imm32
@@ -406,6 +409,7 @@ func (a *asm) kernelSide(delta uint64) {
 	a.jmp("kernelDoze")
 
 	a.faultTake(delta)
+	a.setCR3()
 
 	a.label("kernelAgain") // a program's doing
 	a.set32(oOwner, 0)
@@ -415,6 +419,32 @@ func (a *asm) kernelSide(delta uint64) {
 	a.set32(oPark, 0)
 	a.set32(oOwner, 0)
 	a.jmp("ready")
+}
+
+// setCR3 is MOV to CR3 with the value and the address to go on at in scratch
+// words: a switch of address spaces that flushes nothing.
+func (a *asm) setCR3() {
+	const value, next = oScratch + 16, oScratch + 24
+	a.label("setCR3")
+	a.saveAll()
+	a.load64(rcx, value)
+	a.bytes(0x48, 0x0f, 0xba, 0xf1, 63) // btr rcx, 63
+	a.jcc(ccAE, "sysretStop")
+	for i := range MaxSpaces {
+		a.load64(rax, oSpaces+16*i+8)
+		a.ctl(true, rcx, oSpaces+16*i, 0, 0x3b) // cmp rcx, [CR3]
+		a.jcc(ccE, "knownCR3")
+	}
+	a.jmp("sysretStop")
+	a.label("knownCR3")
+	a.store64(oUserSalt, rax)
+	a.store64(oCR+24, rcx)
+	a.load64(rax, next)
+	a.store64(oIRET, rax)
+	a.userSelectors()
+	a.load64(rax, oGPR+8*rsp)
+	a.store64(oIRET+24, rax)
+	a.jmp("resume")
 }
 
 // giveRegisters puts the registers that saveAll has saved, but for RSP, where

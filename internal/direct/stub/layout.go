@@ -158,7 +158,20 @@ type Control struct {
 	RAMHigh     uint64    // and above
 	Window      uint64    // where RAM is mapped
 	IretFrame   [5]uint64 // what IRET pops: RIP, CS, RFLAGS, RSP, SS
+
+	// Address spaces that MOV to CR3 may switch to without the monitor.
+	Spaces   [MaxSpaces]Space
+	UserSalt uint64 // that of CR3
+	UserCR3  uint64 // CR3 of the user stub that takes part
 }
+
+// Space is a value of CR3, without the bit that forbids to flush, and the salt of
+// the address space in the user TLB (package bt).
+type Space struct{ CR3, Salt uint64 }
+
+// MaxSpaces is how many the kernel stub knows. Unused ones have a CR3 that no
+// guest can load.
+const MaxSpaces = 6
 
 // Offsets in Control that the program uses; layout_test.go checks them.
 const (
@@ -226,6 +239,9 @@ const (
 	oRAMHigh    = 0x2d0
 	oWindow     = 0x2d8
 	oFrameWords = 0x2e0
+	oSpaces     = 0x308
+	oUserSalt   = oSpaces + 16*MaxSpaces
+	oUserCR3    = oUserSalt + 8
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
@@ -252,6 +268,7 @@ const (
 	DFMaskOff    = ControlOff + oDFMask
 	RoomOff      = ControlOff + oRoom
 	FrameOff     = ControlOff + oFrameWords
+	UserSaltOff  = ControlOff + oUserSalt
 )
 
 // MaxCalls is the capacity of the call list.

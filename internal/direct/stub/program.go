@@ -14,7 +14,7 @@ type Program struct {
 	ResumeStart, ResumeEnd uint64 // the resume range
 	Exit                   uint64 // where translated code jumps to leave
 	Fast                   uint64 // where patched system calls arrive
-	Sysret, Iret           uint64 // where translated code jumps for these
+	Sysret, Iret, SetCR3   uint64 // where translated code jumps for these
 	Bells                  []Bell
 }
 
@@ -89,7 +89,7 @@ func Build(base, xmask, delta uint64) (*Program, error) {
 		SiteCalls: at("siteCalls"), SiteCompat: at("siteCompat"), SiteClone: at("siteClone"), SiteExit: at("siteExit"),
 		SiteWake: at("siteWake"), SiteProof: at("siteProof"), One: at("one"), SiteWait: at("siteWait"),
 		Handler: at("handler"), ResumeStart: at("resume"), ResumeEnd: at("resumeEnd"), Exit: at("exit"),
-		Fast: at("fast"), Sysret: at("sysret"), Iret: at("iret"),
+		Fast: at("fast"), Sysret: at("sysret"), Iret: at("iret"), SetCR3: at("setCR3"),
 		Bells: []Bell{
 			{at("siteEvent"), futexWake, HandoffOff + hEvent},
 			{at("doorWake"), futexWake, HandoffOff + hEvent},
