@@ -237,6 +237,9 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 			host.FutexWait(&hd.Event, 0, nap)
 		}
 		atomic.StoreUint32(&hd.MonSleeps, 0)
+		if atomic.LoadUint32(&hd.Event) != 0 {
+			continue
+		}
 		if err := kernel.reap(); err != nil {
 			return kernel, err
 		}
