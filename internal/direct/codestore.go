@@ -10,6 +10,7 @@ import (
 	"ring3/internal/guestmem"
 	"ring3/internal/host"
 	"ring3/internal/x86"
+	"ring3/internal/x86/insn"
 )
 
 // codeStore knows what the scanner found in the pages of RAM, and keeps the
@@ -22,7 +23,18 @@ type codeStore struct {
 	state   []uint8 // by page of RAM; stClean...
 	pages   map[uint64]*codePage
 	flips   map[uint64]uint8 // how often a page with code was written to
+	tails   map[uint64]tail  // by page: how rescanTail last saw it
 }
+
+// tail is an instruction that crosses the end of a page, as it was judged: where
+// it starts, in which mode, and what the next page had for its rest.
+type tail struct {
+	at   int
+	mode insn.Mode
+	next [insn.MaxLen - 1]byte
+}
+
+const maxTails = 1 << 14
 
 // Page states.
 const (
@@ -56,7 +68,7 @@ func newCodeStore(ram uint64) (*codeStore, error) {
 		return nil, err
 	}
 	return &codeStore{fd: fd, answers: answers, state: make([]uint8, ram/x86.PageSize),
-		pages: map[uint64]*codePage{}, flips: map[uint64]uint8{}}, nil
+		pages: map[uint64]*codePage{}, flips: map[uint64]uint8{}, tails: map[uint64]tail{}}, nil
 }
 
 func (c *codeStore) close() error { return unix.Close(c.fd) }
@@ -75,6 +87,7 @@ func (c *codeStore) forget(m *guestmem.Memory, gpa uint64) {
 		unix.Fallocate(c.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(off), x86.PageSize)
 	}
 	*st = 0
+	delete(c.tails, gpa)
 }
 
 // setPrivate writes the private copy: bytes with every patch applied.
