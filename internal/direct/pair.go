@@ -188,7 +188,7 @@ func (h *pair) attached() *space {
 	u, st := h.u, h.u.state
 	s := u.cur
 	if s == nil || !s.p.waits || s.key != u.pml4() || s.pcid != u.pcid() || s.stale ||
-		len(s.stalePages)+len(s.gone)+len(s.p.calls) != 0 || u.hasHint || u.lied || u.answersStale() || u.fpuHome != s ||
+		len(s.stalePages)+len(s.gone)+len(s.weak)+len(s.p.calls) != 0 || u.hasHint || u.lied || u.answersStale() || u.fpuHome != s ||
 		st.CR0&(x86.CR0TS|x86.CR0EM) != 0 || st.CR4&x86.CR4TSD != 0 || st.DR[7]&0xff != 0 ||
 		st.STAR>>48|3 != selCS32 || uint64(st.Seg[x86.CS].Sel) != st.STAR>>32&0xfffc ||
 		uint64(st.Seg[x86.SS].Sel) != st.STAR>>32&0xfffc+8 || s.p.tls != [3]uint64{} {

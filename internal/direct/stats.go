@@ -37,6 +37,7 @@ type Stats struct {
 	Patches        uint64 // instructions patched
 	Handed         uint64 // system calls handed to the kernel stub
 	HandedFaults   uint64 // page faults, likewise
+	PagesWeakened  uint64 // that lost the right to be written only
 	Parks          uint64 // stubs that listened and were stopped
 	Sites          uint64 // system calls patched
 	FastSyscalls   uint64 // and the stops that came by them
