@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -54,7 +55,11 @@ func callerCode(n uint32, end []byte) []byte {
 	return code
 }
 
-func newPairGuest(t *testing.T, user []byte) *pairGuest {
+func newPairGuest(t *testing.T, user []byte) *pairGuest { return newPairGuestAs(t, user, true) }
+
+// newPairGuestAs makes a machine whose stubs hand over to each other if paired.
+func newPairGuestAs(t *testing.T, user []byte, paired bool) *pairGuest {
+	runtime.LockOSThread() // its affinity changes; it ends with the test
 	g := &pairGuest{kernelGuest: newKernelGuest(t, syscallCode, true)}
 	var err error
 	if g.u, err = New(Config{Mem: g.mem, State: g.st}); err != nil {
@@ -65,7 +70,9 @@ func newPairGuest(t *testing.T, user []byte) *pairGuest {
 			t.Error(err)
 		}
 	})
-	Pair(g.u, g.k)
+	if paired {
+		Pair(g.u, g.k)
+	}
 	g.mapPage(codeVA, g.page(user), pteUser|x86.PTEAccessed)
 	g.mapPage(stackVA-4096, g.page(nil), pteRW|x86.PTENX|x86.PTEAccessed|x86.PTEDirty)
 	g.poke(kCPU+0x18, imm64(kStack-0x400))
