@@ -20,6 +20,9 @@ const (
 	kStack = 0xffffc90000010000 // end
 )
 
+// kernelRAM is the size of the RAM that they have.
+var kernelRAM uint64 = 16 << 20
+
 // noEnv is a machine without anything.
 type noEnv struct {
 	fpu     cpu.FPU
@@ -59,7 +62,7 @@ type kernelGuest struct {
 
 func newKernelGuest(t testing.TB, code []byte, translate bool) *kernelGuest {
 	t.Helper()
-	mem, err := guestmem.New(16 << 20)
+	mem, err := guestmem.New(kernelRAM)
 	if err != nil {
 		t.Fatal(err)
 	}

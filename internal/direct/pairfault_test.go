@@ -10,6 +10,7 @@ import (
 
 	"ring3/internal/cpu"
 	"ring3/internal/interp"
+	"ring3/internal/mmu"
 	"ring3/internal/x86"
 )
 
@@ -74,6 +75,15 @@ func faultHandler() []byte {
 	return cat(b, gsWord(0x8b, x86.RAX, 0x30), gsWord(0x8b, x86.RCX, 0x38), gsWord(0x8b, x86.RDX, 0x40),
 		swapgs, []byte{0x48, 0x83, 0xc4, 8, 0x48, 0xcf})
 }
+
+// skipHandler counts, keeps error code and CR2, and goes on at R15:
+//
+//	swapgs; mov [gs:30], rax; mov rax, [rsp]; mov [gs:50], rax
+//	mov rax, cr2; mov [gs:58], rax; mov rax, [gs:30]; inc qword [gs:20]
+//	mov [rsp+8], r15; swapgs; add rsp, 8; iretq
+var skipHandler = cat([]byte{0x0f, 0x01, 0xf8}, gsWord(0x89, x86.RAX, 0x30), []byte{0x48, 0x8b, 0x04, 0x24}, gsWord(0x89, x86.RAX, 0x50),
+	[]byte{0x0f, 0x20, 0xd0}, gsWord(0x89, x86.RAX, 0x58), gsWord(0x8b, x86.RAX, 0x30), gsWord(0xff, 0, 0x20),
+	[]byte{0x4c, 0x89, 0x7c, 0x24, 8, 0x0f, 0x01, 0xf8, 0x48, 0x83, 0xc4, 8, 0x48, 0xcf})
 
 // faultGuest is a pairGuest whose kernel serves page faults.
 type faultGuest struct {
@@ -319,5 +329,118 @@ func TestPairFault(t *testing.T) {
 				t.Errorf("%d of %d faults were handed over, the stub listened at %d flushes", h, n, listened)
 			}
 		})
+	}
+}
+
+// TestPairWalk has user code access memory by random page tables, and compares
+// what the kernel stub does, deliver the fault or give it back, with package
+// mmu.
+func TestPairWalk(t *testing.T) {
+	defer func(n uint64) { kernelRAM = n }(kernelRAM)
+	kernelRAM = 4 << 30 // of which 1 GiB above 4 GiB
+	const top = 5 << 30
+	const addr = 0x1234_5678_9000 // has a PML4 entry of its own
+	const read, write, fetch, hlt = codeVA, codeVA + 0x10, codeVA + 0x20, codeVA + 0x30
+	code := make([]byte, 0x40)
+	copy(code, []byte{0x48, 0x8b, 0x0f, 0xeb, hlt - read - 5})         // mov rcx, [rdi]; jmp hlt
+	copy(code[0x10:], []byte{0x48, 0x89, 0x1f, 0xeb, hlt - write - 5}) // mov [rdi], rbx; jmp hlt
+	copy(code[0x20:], []byte{0xff, 0xd7, 0xeb, hlt - fetch - 4})       // call rdi; jmp hlt
+	code[0x30] = 0xf4
+	g := newFaultGuest(t, code, true)
+	g.poke(kFault, skipHandler)
+	// Tables of the three lower levels, and a page, in low RAM and in high.
+	var tables [2][4]uint64
+	for i := range 4 {
+		tables[0][i] = g.page([]byte{0xc3})
+		tables[1][i] = top - 0x100000 + uint64(i)<<12
+		if err := g.mem.WriteAt([]byte{0xc3}, tables[1][i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := rand.New(rand.NewPCG(5, 6))
+	n := 4000
+	if testing.Short() {
+		n = 400
+	}
+	g.st.RIP, g.st.GPR[x86.RDI], g.st.GPR[x86.R15] = read, addr, hlt
+	g.runTo(hlt) // the first one is the monitor's: the kernel stub has not run
+	var delivered, back, allowed int
+	codes := map[uint32]int{}
+	for i := range n {
+		a := addr + uint64(r.IntN(4096-8))
+		odd := r.IntN(4) // how unusual the entries are: 0 not at all
+		large := false
+		table := g.st.CR3 & x86.CR3Addr
+		for level, shift := range []int{39, 30, 21, 12} {
+			next := tables[r.IntN(2)][level]
+			e := next | pteRW
+			for range odd {
+				switch r.IntN(60) {
+				case 0, 1, 2:
+					e = r.Uint64() &^ 1
+				case 3, 4, 5, 6:
+					e &^= x86.PTEWrite
+				case 7, 8, 9, 10:
+					e &^= x86.PTEUser
+				case 11, 12, 13, 14:
+					e |= x86.PTENX
+				case 15, 16:
+					e |= 1 << (46 + r.IntN(6)) // reserved
+				case 17: // outside RAM
+					e = e&0xfff | []uint64{3 << 30, top, 1<<46 - 4096, 4<<30 - 4096, 1 << 40}[r.IntN(5)]
+				case 18, 19, 20:
+					e |= x86.PTELarge // reserved in a PML4E, PAT in a PTE
+				case 21:
+					e = 1<<30 | pteRW | x86.PTELarge // 1 GiB of RAM that nobody uses
+				default:
+					e |= r.Uint64() & (x86.PTEAccessed | x86.PTEDirty | 0xe18 | 0x7f<<52) // ignored
+				}
+			}
+			*g.mem.Word(table + a>>shift&511*8) = e
+			large = large || e&(x86.PTELarge|x86.PTEPresent) == x86.PTELarge|x86.PTEPresent && shift != 12
+			if table = e & x86.PTEAddr; e&x86.PTEPresent == 0 || g.mem.Word(table) == nil || large {
+				break
+			}
+		}
+		g.u.Flush(Flush{Kind: FlushAll})
+		g.k.Flush(Flush{Kind: FlushAll})
+		what := []struct {
+			rip uint64
+			acc mmu.Access
+		}{{read, mmu.Read}, {write, mmu.Write}, {fetch, mmu.Fetch}}[r.IntN(3)]
+		tr, want, ok := g.k.e.walk.Walk(g.st, a, mmu.User|what.acc)
+		if ok && what.acc == mmu.Fetch {
+			if g.mem.Word(tr.GPA&^7) == nil {
+				continue // not RAM
+			}
+			g.mem.WriteAt([]byte{0xc3}, tr.GPA)
+			g.mem.Changed(tr.GPA, 1)
+		}
+		g.st.LeaveSyscall()
+		g.st.RIP, g.st.GPR[x86.RDI], g.st.GPR[x86.R15], g.st.GPR[x86.RSP] = what.rip, a, hlt, stackVA-256
+		faults, handed := g.word(kCPU+0x20), g.u.stats.HandedFaults
+		g.runTo(hlt)
+		faults, handed = g.word(kCPU+0x20)-faults, g.u.stats.HandedFaults-handed
+		here := fmt.Sprintf("case %d, %#x, access %#x: allowed %v, code %#x; faults %d, handed over %d, code %#x",
+			i, a, what.acc, ok, want, faults, handed, g.word(kCPU+0x50))
+		switch {
+		case ok:
+			if allowed++; faults != 0 {
+				t.Error(here)
+			}
+		case faults != 1 || g.word(kCPU+0x50) != uint64(want) || g.word(kCPU+0x58) != a:
+			t.Error(here)
+		case handed == 1:
+			delivered++
+			codes[want]++
+		case want&x86.PFRsvd == 0 && !large:
+			t.Error(here)
+		default:
+			back++
+		}
+	}
+	t.Logf("%d accesses allowed, %d faults delivered, %d given back, by code %v", allowed, delivered, back, codes)
+	if allowed < n/10 || delivered < n/10 || back == 0 {
+		t.Error("the cases are not well chosen")
 	}
 }
