@@ -285,6 +285,11 @@ func (h *pair) kernelRuns() bool {
 func (h *pair) kernelOnly(s *space, kernel *proc, err error) (*proc, error) {
 	c, kick := kernel.ctl, h.u.kick
 	kernel.waits = false
+	// A user stub can listen to the bell of the kernel stub, and take it away.
+	if !s.p.dead {
+		host.Kill(s.p.pid)
+		s.p.dead = true
+	}
 	// It stops by the kick in guest code, and by the bell when it listens.
 	atomic.StoreUint32(&c.Park, 1)
 	atomic.SwapUint32(&h.h.KernelBell, stub.BellPark)
