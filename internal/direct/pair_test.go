@@ -94,7 +94,16 @@ func newPairGuestAs(t *testing.T, user []byte, paired bool) *pairGuest {
 
 // run runs until user code leaves with something else than a system call.
 func (g *pairGuest) run() Exit {
-	for start := time.Now(); time.Since(start) < 30*time.Second; {
+	x, ok := g.runFor(30 * time.Second)
+	if !ok {
+		g.t.Fatalf("does not end; rip %#x, cpl %d", g.st.RIP, g.st.CPL)
+	}
+	return x
+}
+
+// runFor does for a while; ok is false when it has not ended then.
+func (g *pairGuest) runFor(d time.Duration) (x Exit, ok bool) {
+	for start := time.Now(); time.Since(start) < d; {
 		if g.st.CPL == 3 {
 			if g.look != nil {
 				g.look()
@@ -104,7 +113,7 @@ func (g *pairGuest) run() Exit {
 			case ExitSyscall:
 				g.c.Step()
 			default:
-				return x
+				return x, true
 			}
 			continue
 		}
@@ -119,7 +128,7 @@ func (g *pairGuest) run() Exit {
 				if e, left := g.k.UserExit(); left && e.Kind == ExitSyscall {
 					g.c.Step()
 				} else if left && e.Kind != ExitKick {
-					return e
+					return e, true
 				}
 				continue
 			}
@@ -128,8 +137,7 @@ func (g *pairGuest) run() Exit {
 			g.t.Fatalf("triple fault at rip %#x", g.st.RIP)
 		}
 	}
-	g.t.Fatalf("does not end; rip %#x, cpl %d", g.st.RIP, g.st.CPL)
-	return Exit{}
+	return Exit{}, false
 }
 
 // TestPair has user code make system calls that the stubs hand to each other,

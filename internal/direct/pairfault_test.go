@@ -76,14 +76,17 @@ func faultHandler() []byte {
 		swapgs, []byte{0x48, 0x83, 0xc4, 8, 0x48, 0xcf})
 }
 
-// skipHandler counts, keeps error code and CR2, and goes on at R15:
+// skipTo is where skipHandler goes on.
+const skipTo = codeVA + 0x100
+
+// skipHandler counts, keeps error code and CR2, and goes on at skipTo:
 //
 //	swapgs; mov [gs:30], rax; mov rax, [rsp]; mov [gs:50], rax
 //	mov rax, cr2; mov [gs:58], rax; mov rax, [gs:30]; inc qword [gs:20]
-//	mov [rsp+8], r15; swapgs; add rsp, 8; iretq
+//	mov qword [rsp+8], skipTo; swapgs; add rsp, 8; iretq
 var skipHandler = cat([]byte{0x0f, 0x01, 0xf8}, gsWord(0x89, x86.RAX, 0x30), []byte{0x48, 0x8b, 0x04, 0x24}, gsWord(0x89, x86.RAX, 0x50),
 	[]byte{0x0f, 0x20, 0xd0}, gsWord(0x89, x86.RAX, 0x58), gsWord(0x8b, x86.RAX, 0x30), gsWord(0xff, 0, 0x20),
-	[]byte{0x4c, 0x89, 0x7c, 0x24, 8, 0x0f, 0x01, 0xf8, 0x48, 0x83, 0xc4, 8, 0x48, 0xcf})
+	[]byte{0x48, 0xc7, 0x44, 0x24, 8}, imm32(skipTo), []byte{0x0f, 0x01, 0xf8, 0x48, 0x83, 0xc4, 8, 0x48, 0xcf})
 
 // faultGuest is a pairGuest whose kernel serves page faults.
 type faultGuest struct {
@@ -340,12 +343,12 @@ func TestPairWalk(t *testing.T) {
 	kernelRAM = 4 << 30 // of which 1 GiB above 4 GiB
 	const top = 5 << 30
 	const addr = 0x1234_5678_9000 // has a PML4 entry of its own
-	const read, write, fetch, hlt = codeVA, codeVA + 0x10, codeVA + 0x20, codeVA + 0x30
-	code := make([]byte, 0x40)
-	copy(code, []byte{0x48, 0x8b, 0x0f, 0xeb, hlt - read - 5})         // mov rcx, [rdi]; jmp hlt
-	copy(code[0x10:], []byte{0x48, 0x89, 0x1f, 0xeb, hlt - write - 5}) // mov [rdi], rbx; jmp hlt
-	copy(code[0x20:], []byte{0xff, 0xd7, 0xeb, hlt - fetch - 4})       // call rdi; jmp hlt
-	code[0x30] = 0xf4
+	const read, write, fetch, hlt = codeVA, codeVA + 0x10, codeVA + 0x20, skipTo
+	code := make([]byte, 0x101)
+	copy(code, []byte{0x48, 0x8b, 0x0f, 0xe9, 0xf8, 0, 0, 0})        // mov rcx, [rdi]; jmp hlt
+	copy(code[0x10:], []byte{0x48, 0x89, 0x1f, 0xe9, 0xe8, 0, 0, 0}) // mov [rdi], rbx; jmp hlt
+	copy(code[0x20:], []byte{0xff, 0xd7, 0xe9, 0xd9, 0, 0, 0})       // call rdi; jmp hlt
+	code[0x100] = 0xf4
 	g := newFaultGuest(t, code, true)
 	g.poke(kFault, skipHandler)
 	// Tables of the three lower levels, and a page, in low RAM and in high.
@@ -362,7 +365,7 @@ func TestPairWalk(t *testing.T) {
 	if testing.Short() {
 		n = 400
 	}
-	g.st.RIP, g.st.GPR[x86.RDI], g.st.GPR[x86.R15] = read, addr, hlt
+	g.st.RIP, g.st.GPR[x86.RDI] = read, addr
 	g.runTo(hlt) // the first one is the monitor's: the kernel stub has not run
 	var delivered, back, allowed int
 	codes := map[uint32]int{}
@@ -417,7 +420,7 @@ func TestPairWalk(t *testing.T) {
 			g.mem.Changed(tr.GPA, 1)
 		}
 		g.st.LeaveSyscall()
-		g.st.RIP, g.st.GPR[x86.RDI], g.st.GPR[x86.R15], g.st.GPR[x86.RSP] = what.rip, a, hlt, stackVA-256
+		g.st.RIP, g.st.GPR[x86.RDI], g.st.GPR[x86.RSP] = what.rip, a, stackVA-256
 		faults, handed := g.word(kCPU+0x20), g.u.stats.HandedFaults
 		g.runTo(hlt)
 		faults, handed = g.word(kCPU+0x20)-faults, g.u.stats.HandedFaults-handed
