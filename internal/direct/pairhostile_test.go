@@ -114,9 +114,9 @@ func TestPairHostile(t *testing.T) {
 	ticker(t, g.u, time.Millisecond)
 	r := rand.New(rand.NewPCG(7, 8))
 	h := g.u.pair.h
-	n := 300
+	n := 150
 	if testing.Short() {
-		n = 60
+		n = 30
 	}
 	pick := func(v ...uint64) uint64 { return v[r.IntN(len(v))] }
 	ends := map[string]int{}
