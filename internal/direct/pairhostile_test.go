@@ -298,7 +298,6 @@ func TestPairGate(t *testing.T) {
 	g.mem.Changed(g.gpa(kFault), 64)
 	g.mapPage(stack2-4096, g.page(nil), kernelRW)
 	g.mapPage(idt2, g.page(nil), kernelRW)
-	// It may see what the last one did, so each is done twice.
 	fault := func(what string, viaOther bool, rsp uint64, handed int) {
 		t.Helper()
 		n, o, f := g.word(kCPU+0x20), g.word(kCPU+0x60), g.u.stats.HandedFaults
