@@ -92,7 +92,7 @@ func (g *guest) randomRegs(r *rand.Rand) {
 // The guest jumps to every byte of the stub's code.
 func TestHostileJumps(t *testing.T) {
 	defer func(d time.Duration) { nap = d }(nap)
-	nap = 2 * time.Millisecond // do not take half a second for each that hangs
+	nap = 500 * time.Microsecond // do not take half a second for each that hangs
 	g := newGuest(t, touch, Config{})
 	showCPUID(g.e)
 	g.alive()

@@ -44,21 +44,20 @@ func Pair(u *Engine, k *Kernel) {
 }
 
 // bell is what a stub that waits listens to.
-func (p *proc) bell() (bell, sleeps *uint32) {
+func (p *proc) bell() *uint32 {
 	h := p.e.pair.h
 	if p.e.cfg.kernel {
-		return &h.KernelBell, &h.KernelSleeps
+		return &h.KernelBell
 	}
-	return &h.UserBell, &h.UserSleeps
+	return &h.UserBell
 }
 
-// ring has a stub that listens look at Control.
+// ring has a stub that listens look at Control. A program can have written
+// that nobody sleeps.
 func (p *proc) ring() {
-	bell, sleeps := p.bell()
+	bell := p.bell()
 	atomic.SwapUint32(bell, stub.BellPark)
-	if atomic.LoadUint32(sleeps) != 0 {
-		host.FutexWake(bell)
-	}
+	host.FutexWake(bell)
 }
 
 // spinFor is how long to spin for an answer of the stub, up to ticks: not at
@@ -70,7 +69,7 @@ func (p *proc) spinFor(ticks uint64) uint64 {
 	return ticks
 }
 
-// parkLimit is how long a stub that listens may take to stop.
+// parkLimit is how long a user stub that listens may take to stop.
 const parkLimit = time.Second
 
 // park makes a stub that listens stop and take commands.
@@ -79,6 +78,10 @@ func (p *proc) park() error {
 		return nil
 	}
 	p.waits = false
+	limit := parkLimit
+	if p.e.cfg.kernel {
+		limit = hangLimit // no program can keep it, and the guest ends with it
+	}
 	c := p.ctl
 	atomic.StoreUint32(&c.Ready, 0)
 	atomic.StoreUint32(&c.State, stub.Running)
@@ -96,7 +99,7 @@ func (p *proc) park() error {
 			if err := p.reap(); err != nil {
 				return err
 			}
-			if time.Since(start) > parkLimit && atomic.LoadUint32(&c.State) != stub.Stopped {
+			if time.Since(start) > limit && atomic.LoadUint32(&c.State) != stub.Stopped {
 				return fmt.Errorf("%w: it does not wait as it says", errDied)
 			}
 		}
@@ -110,8 +113,10 @@ func (p *proc) park() error {
 }
 
 // silence clears the bells before a stub runs, the other one not running: a
-// program may have rung them to have the next one return where it likes.
+// program may have rung them to have the next one return where it likes. The
+// next one may not see the registers of the last either.
 func (h *pair) silence() {
+	h.h.GPR, h.h.FSBase, h.h.GSBase, h.h.RIP, h.h.Flags, h.h.CR2 = [16]uint64{}, 0, 0, 0, 0, 0
 	atomic.StoreUint32(&h.h.UserBell, 0)
 	atomic.StoreUint32(&h.h.KernelBell, 0)
 }
@@ -210,6 +215,7 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 	start := host.TSC()
 	found := host.SpinUntil(&hd.Event, 1, kernel.spinFor(h.spin.budget(e.microsecond)))
 	var since time.Time
+	swallowed := 0
 	for {
 		atomic.SwapUint32(&hd.Event, 0)
 		switch {
@@ -250,13 +256,17 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 			kernel.waits = true
 			return user, err
 		}
+		host.FutexWake(&hd.KernelBell) // as in ring
 		if !e.kick.pending.Load() {
-			since = time.Time{}
+			since, swallowed = time.Time{}, 0
 			continue
+		}
+		if swallowed++; atomic.LoadUint32(&user.ctl.Kicked) == 0 || atomic.LoadUint32(&kernel.ctl.Kicked) == 0 {
+			swallowed = 0
 		}
 		if since.IsZero() {
 			since = time.Now()
-		} else if time.Since(since) > hangLimit {
+		} else if time.Since(since) > hangLimit || swallowed > maxSwallowed {
 			// A program can have its stub listen without a system call.
 			return h.kernelOnly(s, kernel, fmt.Errorf("%w: neither stub stops", errDied))
 		}
@@ -278,6 +288,11 @@ func (h *pair) kernelRuns() bool {
 func (h *pair) kernelOnly(s *space, kernel *proc, err error) (*proc, error) {
 	c, kick := kernel.ctl, h.u.kick
 	kernel.waits = false
+	// A user stub can listen to the bell of the kernel stub, and take it away.
+	if !s.p.dead {
+		host.Kill(s.p.pid)
+		s.p.dead = true
+	}
 	// It stops by the kick in guest code, and by the bell when it listens.
 	atomic.StoreUint32(&c.Park, 1)
 	atomic.SwapUint32(&h.h.KernelBell, stub.BellPark)

@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -54,7 +55,11 @@ func callerCode(n uint32, end []byte) []byte {
 	return code
 }
 
-func newPairGuest(t *testing.T, user []byte) *pairGuest {
+func newPairGuest(t *testing.T, user []byte) *pairGuest { return newPairGuestAs(t, user, true) }
+
+// newPairGuestAs makes a machine whose stubs hand over to each other if paired.
+func newPairGuestAs(t *testing.T, user []byte, paired bool) *pairGuest {
+	runtime.LockOSThread() // its affinity changes; it ends with the test
 	g := &pairGuest{kernelGuest: newKernelGuest(t, syscallCode, true)}
 	var err error
 	if g.u, err = New(Config{Mem: g.mem, State: g.st}); err != nil {
@@ -65,7 +70,9 @@ func newPairGuest(t *testing.T, user []byte) *pairGuest {
 			t.Error(err)
 		}
 	})
-	Pair(g.u, g.k)
+	if paired {
+		Pair(g.u, g.k)
+	}
 	g.mapPage(codeVA, g.page(user), pteUser|x86.PTEAccessed)
 	g.mapPage(stackVA-4096, g.page(nil), pteRW|x86.PTENX|x86.PTEAccessed|x86.PTEDirty)
 	g.poke(kCPU+0x18, imm64(kStack-0x400))
@@ -87,7 +94,16 @@ func newPairGuest(t *testing.T, user []byte) *pairGuest {
 
 // run runs until user code leaves with something else than a system call.
 func (g *pairGuest) run() Exit {
-	for start := time.Now(); time.Since(start) < 30*time.Second; {
+	x, ok := g.runFor(30 * time.Second)
+	if !ok {
+		g.t.Fatalf("does not end; rip %#x, cpl %d", g.st.RIP, g.st.CPL)
+	}
+	return x
+}
+
+// runFor does for a while; ok is false when it has not ended then.
+func (g *pairGuest) runFor(d time.Duration) (x Exit, ok bool) {
+	for start := time.Now(); time.Since(start) < d; {
 		if g.st.CPL == 3 {
 			if g.look != nil {
 				g.look()
@@ -97,7 +113,7 @@ func (g *pairGuest) run() Exit {
 			case ExitSyscall:
 				g.c.Step()
 			default:
-				return x
+				return x, true
 			}
 			continue
 		}
@@ -112,7 +128,7 @@ func (g *pairGuest) run() Exit {
 				if e, left := g.k.UserExit(); left && e.Kind == ExitSyscall {
 					g.c.Step()
 				} else if left && e.Kind != ExitKick {
-					return e
+					return e, true
 				}
 				continue
 			}
@@ -121,8 +137,7 @@ func (g *pairGuest) run() Exit {
 			g.t.Fatalf("triple fault at rip %#x", g.st.RIP)
 		}
 	}
-	g.t.Fatalf("does not end; rip %#x, cpl %d", g.st.RIP, g.st.CPL)
-	return Exit{}
+	return Exit{}, false
 }
 
 // TestPair has user code make system calls that the stubs hand to each other,

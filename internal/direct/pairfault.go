@@ -15,7 +15,8 @@ import (
 // until something changes that it depends on. The gate and RSP0 in the TSS are
 // ordinary guest memory: the stub looks whether they are still as they were.
 type faultEntry struct {
-	known bool // the rest is up to date, for these tables:
+	known bool // the rest is up to date, for these registers:
+	efer  uint64
 	idtr  cpu.Table
 	gdtr  cpu.Table
 	tr    uint64
@@ -46,8 +47,8 @@ func (h *pair) forget() {
 // they must come to the monitor.
 func (h *pair) setFault() uint32 {
 	k, st, e := h.k, h.u.state, &h.entry
-	if !e.known || e.idtr != st.IDTR || e.gdtr != st.GDTR || e.tr != st.TR.Base || e.ok && (e.block.dead || e.cache != k.c.lookup) {
-		*e = faultEntry{known: true, idtr: st.IDTR, gdtr: st.GDTR, tr: st.TR.Base}
+	if !e.known || e.efer != st.EFER || e.idtr != st.IDTR || e.gdtr != st.GDTR || e.tr != st.TR.Base || e.ok && (e.block.dead || e.cache != k.c.lookup) {
+		*e = faultEntry{known: true, efer: st.EFER, idtr: st.IDTR, gdtr: st.GDTR, tr: st.TR.Base}
 		e.ok = h.findFault(e)
 	}
 	if !e.ok {

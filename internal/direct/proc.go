@@ -262,6 +262,9 @@ func (p *proc) execute() error {
 	if len(p.calls) == 0 {
 		return nil
 	}
+	if err := p.park(); err != nil { // a stub that listens takes none
+		return err
+	}
 	if err := p.post(); err != nil {
 		return err
 	}

@@ -100,6 +100,10 @@ func (a *asm) faultTake(delta uint64) {
 	a.bytes(0x48, 0x89, 0xf0)       // mov rax, rsi
 	a.bytes(0x48, 0xc1, 0xe8, 0x2f) // shr rax, 47
 	a.jcc(ccNE, "faultBack")
+	a.handLoad(r12, hRIP)     // CR2 is stale where the host emulates vsyscalls
+	a.bytes(0x4c, 0x89, 0xe0) // mov rax, r12
+	a.bytes(0x48, 0xc1, 0xe8, 0x2f)
+	a.jcc(ccNE, "faultBack")
 	a.handLoad(rbx, hErr)
 	a.bytes(0x48, 0x89, 0xd8) // mov rax, rbx
 	a.bytes(0x48, 0x25)       // and rax, imm32
@@ -137,13 +141,17 @@ func (a *asm) faultTake(delta uint64) {
 		a.bytes(0x48, 0x8b, 0x0c, 0x01) // mov rcx, [rcx+rax]
 		a.bytes(0xf6, 0xc1, 0x01)       // test cl, 1
 		a.jcc(ccE, "faultDeliver")
-		if shift == 30 || shift == 21 {
-			a.bytes(0xf6, 0xc1, 0x80) // test cl, 80h: a large page
+		if shift != 12 {
+			a.bytes(0xf6, 0xc1, 0x80) // test cl, 80h: a large page, or reserved
 			a.jcc(ccNE, "faultBack")
 		}
 		a.bytes(0x48, 0x21, 0xcf) // and rdi, rcx
 		a.bytes(0x48, 0x09, 0xca) // or rdx, rcx
 	}
+	a.bytes(0x48, 0x89, 0xc8)           // mov rax, rcx
+	a.bytes(0x48, 0xc1, 0xe0, 0x0c)     // shl rax, 12
+	a.bytes(0x48, 0xc1, 0xe8, 0x3a)     // shr rax, 58: reserved address bits,
+	a.jcc(ccNE, "faultBack")            // outside RAM in the levels above
 	a.bytes(0x83, 0xcb, errP)           // or ebx, imm8
 	a.bytes(0x40, 0xf6, 0xc7, 4)        // test dil, 4: U/S
 	a.jcc(ccE, "faultDeliver")          //
@@ -179,10 +187,7 @@ func (a *asm) faultTake(delta uint64) {
 	a.mem(true, rax, rdx, -24, 0x89)
 	a.movImm(rax, selCode64)
 	a.mem(true, rax, rdx, -32, 0x89)
-	a.handLoad(rax, hRIP)
-	a.bytes(0x48, 0xc1, 0xe0, 0x11) // as RCX of a system call
-	a.bytes(0x48, 0xc1, 0xe8, 0x11)
-	a.mem(true, rax, rdx, -40, 0x89)
+	a.mem(true, r12, rdx, -40, 0x89)
 	a.mem(true, rbx, rdx, -48, 0x89)
 
 	a.ctl(true, 0, oFaults, 0, 0xff) // inc

@@ -263,7 +263,6 @@ const (
 func (a *asm) kernelSide(delta uint64) {
 	a.label("iret")
 	a.saveAll()
-	a.giveRegisters()
 	a.load64(rax, oFrameWords+8) // CS
 	a.cmpImm64(rax, selCode64)
 	a.jcc(ccNE, "sysretStop")
@@ -272,19 +271,16 @@ func (a *asm) kernelSide(delta uint64) {
 	a.jcc(ccNE, "sysretStop")
 	a.load64(rcx, oFrameWords)
 	a.load64(r11, oFrameWords+16)
-	a.load64(rax, oFrameWords+24)
-	a.handStore(hGPR+8*rsp, rax)
+	a.load64(rdx, oFrameWords+24)
 	a.jmp("toUser")
 
 	a.label("sysret")
 	a.saveAll()
-	a.giveRegisters()
 	a.movImm64(rdx, -delta)
-	a.load64(rax, oGPR+8*rsp)
-	a.bytes(0x48, 0x01, 0xd0) // add rax, rdx
-	a.handStore(hGPR+8*rsp, rax)
+	a.ctl(true, rdx, oGPR+8*rsp, 0, 0x03) // add rdx, [RSP]
 
-	// RIP is in RCX, RFLAGS in R11.
+	// RIP is in RCX, RFLAGS in R11, RSP in RDX. Nothing is told before it is
+	// known that user code gets it: registers may be those of kernel code.
 	a.label("toUser")
 	a.cmp32(oPaired, 0)
 	a.jcc(ccE, "sysretStop")
@@ -297,16 +293,18 @@ func (a *asm) kernelSide(delta uint64) {
 	a.load64(rax, oCR+24)
 	a.ctl(true, rax, oUserCR3, 0, 0x3b) // cmp rax, [UserCR3]
 	a.jcc(ccNE, "sysretStop")
-	a.handStore(hFlags, r11)
 	a.bytes(0x4c, 0x89, 0xd8) // mov rax, r11
 	a.bytes(0x48, 0x25)       // and rax, imm32
 	a.imm32(^uint32(sysretFlags | flagRF))
 	a.cmpImm64(rax, flagsFixed)
 	a.jcc(ccNE, "sysretStop")
-	a.handStore(hRIP, rcx)
 	a.bytes(0x48, 0x89, 0xc8)       // mov rax, rcx
 	a.bytes(0x48, 0xc1, 0xe8, 0x2f) // shr rax, 47
 	a.jcc(ccNE, "sysretStop")
+	a.giveRegisters()
+	a.handStore(hGPR+8*rsp, rdx)
+	a.handStore(hFlags, r11)
+	a.handStore(hRIP, rcx)
 	a.load64(rax, oGFS)
 	a.handStore(hFSBase, rax)
 	a.load64(rax, oGGS)
@@ -451,12 +449,11 @@ func (a *asm) setCR3() {
 // user code gets them from.
 func (a *asm) giveRegisters() {
 	for r := range 16 {
-		if r != rsp && r != rax {
-			a.handStore(hGPR+8*r, r)
+		if r != rsp {
+			a.load64(rax, oGPR+8*r)
+			a.handStore(hGPR+8*r, rax)
 		}
 	}
-	a.load64(rax, oGPR+8*rax)
-	a.handStore(hGPR+8*rax, rax)
 }
 
 // takeRegisters takes them from there, but for RSP.
