@@ -40,6 +40,9 @@ type Kernel struct {
 	// comparison with the interpreter.
 	Spoil func(rip uint64, code []byte)
 
+	// Translated, when not nil, is told of each new block.
+	Translated func(*Translation)
+
 	cr3    uint64 // of the last Run
 	vector bool   // the last exit was a bt.ExitVector
 	whole  bool   // the last exit was the end of a block

@@ -219,6 +219,9 @@ func (k *Kernel) block(rip uint64, ac bool) *cached {
 	b.gpa, b.gpa2 = t.GPA, gpa2
 	c.blocks[bt.Key(rip, ac)] = b
 	k.uses(b, rip>>12, b.gpa, t.Global)
+	if k.Translated != nil {
+		k.translated(b, code)
+	}
 	return b
 }
 

@@ -11,13 +11,14 @@ var errNoTable = errors.New("the kernel carries no table of symbols that can be 
 
 // FromKernel finds the table behind /proc/kallsyms in an unpacked kernel. Its
 // parts have no symbols themselves, but a fixed order, each aligned to 8 bytes
-// (scripts/kallsyms.c of Linux 4.20 to 6.1, relative addresses):
+// (scripts/kallsyms.c of Linux 4.20 to 6.3, relative addresses):
 //
 //	offsets        one int32 per symbol
 //	relative_base  uint64
 //	num_syms       uint32
 //	names          per symbol a length and as many indices of tokens
 //	markers        uint32 offsets in names of every 256th symbol
+//	seqs_of_names  3 bytes per symbol; not in older kernels
 //	token_table    256 strings that end in NUL
 //	token_index    uint16 offsets in it
 func FromKernel(image []byte) (*Table, error) {
@@ -81,29 +82,43 @@ func findTokens(image []byte, digits int) (k *kallsyms, ok bool) {
 }
 
 const (
-	perMarker = 256
-	maxName   = 1 << 11 // bytes in names
+	perMarker  = 256
+	maxName    = 1 << 11 // bytes in names
+	maxSymbols = 1 << 20
 )
 
-// findNames looks for markers and names in front of the tokens.
+// findNames looks for markers and names in front of the tokens, for each number
+// of symbols that there may be.
 func (k *kallsyms) findNames() bool {
-	// Markers rise from 0; there may be a 0 of padding behind them.
-	last := k.start - 4
-	if k.u32(last) == 0 {
-		last -= 4
+	for k.n = 1; k.n <= maxSymbols; k.n++ {
+		for _, seqs := range []int{0, (3*k.n + 7) &^ 7} {
+			if k.first = k.start - seqs - (4*k.markers()+7)&^7; k.first >= 16 && k.rising() && k.namesBelow() {
+				return true
+			}
+		}
 	}
-	for k.first = last; k.first >= 4 && k.u32(k.first) != 0 && k.u32(k.first-4) < k.u32(k.first); k.first -= 4 {
+	return false
+}
+
+// markers is how many there are.
+func (k *kallsyms) markers() int { return (k.n + perMarker - 1) / perMarker }
+
+// rising reports whether the markers do, from 0 on.
+func (k *kallsyms) rising() bool {
+	for i := range k.markers() {
+		if m := k.u32(k.first + 4*i); i == 0 && m != 0 || i > 0 && m <= k.u32(k.first+4*i-4) {
+			return false
+		}
 	}
-	if k.u32(k.first) != 0 {
-		return false
-	}
-	markers := (last-k.first)/4 + 1
-	// The number of symbols is in front of the names, whose length is known but
-	// for those behind the last marker.
-	high := k.first - int(k.u32(last))
+	return true
+}
+
+// namesBelow looks for names that fit the markers. Their length is known but
+// for those behind the last marker, and their number is in front of them.
+func (k *kallsyms) namesBelow() bool {
+	high := k.first - int(k.u32(k.first+4*k.markers()-4))
 	for k.names = high &^ 7; k.names >= 16 && high-k.names < perMarker*maxName; k.names -= 8 {
-		k.n = int(k.u32(k.names - 8))
-		if k.u32(k.names-4) == 0 && (k.n+perMarker-1)/perMarker == markers && k.walk(nil) {
+		if int(k.u32(k.names-8)) == k.n && k.u32(k.names-4) == 0 && k.walk(nil) {
 			return true
 		}
 	}

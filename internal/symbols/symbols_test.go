@@ -93,8 +93,8 @@ func FuzzParse(f *testing.F) {
 
 // table makes the tables of FromKernel, with tokens of one character each, but
 // for "ab" in place of 1.
-func table(syms []Symbol) []byte {
-	var offsets, names, markers, tokens, index []byte
+func table(syms []Symbol, seqs bool) []byte {
+	var offsets, names, markers, order, tokens, index []byte
 	const base = 0xffffffff81000000
 	u32 := binary.LittleEndian.AppendUint32
 	align := func(b []byte) []byte { return append(b, make([]byte, -len(b)&7)...) }
@@ -114,6 +114,9 @@ func table(syms []Symbol) []byte {
 			names = append(names, byte(len(name)))
 		}
 		names = append(names, name...)
+		if seqs {
+			order = append(order, byte(i>>16), byte(i>>8), byte(i))
+		}
 	}
 	for i := range 256 {
 		index = binary.LittleEndian.AppendUint16(index, uint16(len(tokens)))
@@ -127,7 +130,7 @@ func table(syms []Symbol) []byte {
 	}
 	n := u32(nil, uint32(len(syms)))
 	b := []byte("some code, 0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00 and data")
-	for _, part := range [][]byte{offsets, binary.LittleEndian.AppendUint64(nil, base), n, names, markers, tokens, index} {
+	for _, part := range [][]byte{offsets, binary.LittleEndian.AppendUint64(nil, base), n, names, markers, order, tokens, index} {
 		b = append(align(b), part...)
 	}
 	return append(b, "and more"...)
@@ -139,7 +142,7 @@ func TestFromKernel(t *testing.T) {
 		for i := range n - 1 {
 			syms = append(syms, Symbol{0xffffffff81000000 + uint64(i)*16, 't', fmt.Sprintf("abc_%d%s", i, strings.Repeat("x", i%7*40))})
 		}
-		tab, err := FromKernel(table(syms))
+		tab, err := FromKernel(table(syms, n%2 == 0))
 		if err != nil || !slices.Equal(tab.syms, syms) {
 			t.Errorf("%d symbols: %v", n, err)
 		}
@@ -150,6 +153,6 @@ func TestFromKernel(t *testing.T) {
 }
 
 func FuzzFromKernel(f *testing.F) {
-	f.Add(table([]Symbol{{0x1000, 'A', "percpu"}, {0xffffffff81000000, 'T', "_text"}}))
+	f.Add(table([]Symbol{{0x1000, 'A', "percpu"}, {0xffffffff81000000, 'T', "_text"}}, true))
 	f.Fuzz(func(t *testing.T, image []byte) { FromKernel(image) })
 }
