@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"slices"
 	"strconv"
@@ -73,6 +74,9 @@ func Parse(r io.Reader) (*Table, error) {
 	}
 	return New(syms), nil
 }
+
+// All lists the symbols by address.
+func (t *Table) All() iter.Seq[Symbol] { return slices.Values(t.syms) }
 
 // Named returns the symbols of a name; static functions may share one.
 func (t *Table) Named(name string) (s []Symbol) {
