@@ -30,6 +30,7 @@ var exitNames = [...]string{
 	ExitVector:    "interpret, extended state",
 	ExitUser:      "look up user memory to read",
 	ExitUserWrite: "look up user memory to write",
+	ExitWindow:    "interpret, an interrupt waits",
 }
 
 func (k ExitKind) String() string { return exitNames[k] }

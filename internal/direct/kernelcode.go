@@ -216,6 +216,7 @@ func (k *Kernel) block(rip uint64, ac bool) *cached {
 	}
 	k.stats.Translated++
 	b := c.add(bt.Translate(&c.h, rip, ac, code, c.base+uint64(c.used), uint32(len(c.exits)), limit, func(a uint64) bool { return c.slow[a] }))
+	k.stats.made(b)
 	b.gpa, b.gpa2 = t.GPA, gpa2
 	c.blocks[bt.Key(rip, ac)] = b
 	k.uses(b, rip>>12, b.gpa, t.Global)
@@ -288,6 +289,7 @@ func (k *Kernel) leave(id uint32, rip uint64) (step bool, err error) {
 		return false, nil
 	}
 	st.RIP = exit.RIP
+	k.stats.Left[exit.Kind]++
 	switch exit.Kind {
 	case bt.ExitChain:
 	case bt.ExitUser, bt.ExitUserWrite:
@@ -372,6 +374,7 @@ func (k *Kernel) dropVA(page uint64) {
 	for _, b := range slices.Clone(c.pages[v.gpa]) {
 		if b.RIP>>12 == page || b.gpa2 != 0 && b.RIP>>12+1 == page {
 			k.stats.Dropped++
+			k.stats.Moved++
 			c.drop(b)
 		}
 	}
@@ -396,6 +399,7 @@ func (k *Kernel) DropCode(gpa uint64, n int) (left bool) {
 	for _, b := range slices.Clone(c.pages[page]) {
 		if b.overlaps(gpa, uint64(n)) {
 			k.stats.Dropped++
+			k.stats.Written++
 			c.drop(b)
 		}
 	}
