@@ -203,6 +203,33 @@ func (h *hostileKernel) honestIfGone() {
 	}
 }
 
+// TestHostileKernelBranches: branches to addresses that the jump table must not
+// take for one of its entries, empty ones among them.
+func TestHostileKernelBranches(t *testing.T) {
+	// jmp *%rax; 2: stac; jmp *%rax
+	h := newHostileKernel(t, []byte{0xff, 0xe0, 0x0f, 0x01, 0xcb, 0xff, 0xe0})
+	to := []uint64{0, 1, 1 << 62, 1<<62 - 1, 1 << 63, 1<<63 - 1, 1<<64 - 1<<62, 1<<64 - 1, bt.TableSize - 1, kCode - 1<<63, kCode + attackAt - 1<<62}
+	r := rand.New(rand.NewPCG(11, 12))
+	for range 200 {
+		to = append(to, 1<<64-1-r.Uint64N(bt.TableSize), 1<<62-1-r.Uint64N(bt.TableSize), r.Uint64N(bt.TableSize))
+	}
+	for _, a := range to {
+		for _, start := range []uint64{0, 2} {
+			h.honestIfGone()
+			h.reset()
+			h.st.RIP, h.st.GPR[x86.RAX] = kCode+attackAt+start, a
+			h.attack()
+			if !h.st.Halted || h.st.RIP != kCode+12 {
+				t.Errorf("branch to %#x: at %#x", a, h.st.RIP)
+			}
+		}
+	}
+	h.unharmed()
+	if h.deaths != 0 {
+		t.Errorf("the guest lost its stub %d times", h.deaths)
+	}
+}
+
 // TestHostileKernelJumps runs the kernel's stub at bytes all over its program,
 // and in the middle of translations, with registers that suit.
 func TestHostileKernelJumps(t *testing.T) {

@@ -133,7 +133,7 @@ func (c *codeCache) flush() {
 	c.vaLocal = map[uint64]bool{}
 	c.order, c.exits = nil, nil
 	for i := range bt.TableSize {
-		c.setTag(i, bt.EmptyTag, 0)
+		c.setTag(i, bt.EmptyTag(i), 0)
 	}
 	c.used = codeOff
 	c.userUsed = true
@@ -338,7 +338,7 @@ func (c *codeCache) drop(b *cached) {
 	b.from = nil
 	key := bt.Key(b.RIP, b.AC)
 	if i := int(b.RIP & (bt.TableSize - 1)); c.tag(i) == -key {
-		c.setTag(i, bt.EmptyTag, 0)
+		c.setTag(i, bt.EmptyTag(i), 0)
 	}
 	if c.blocks[key] == b {
 		delete(c.blocks, key)
