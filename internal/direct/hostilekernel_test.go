@@ -3,7 +3,9 @@ package direct
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,7 +41,6 @@ func newHostileKernel(t *testing.T, attack []byte) *hostileKernel {
 	h := &hostileKernel{kernelGuest: newUserGuest(t, page, true), other: newKernelGuest(t, page, true)}
 	h.haltOnExceptions()
 	h.canary = bytes.Repeat([]byte("monitor!"), 1<<15)
-	ticker(t, h.k.e, 2*time.Millisecond)
 	h.honest(h.kernelGuest)
 	return h
 }
@@ -172,6 +173,7 @@ func TestHostileKernelWrites(t *testing.T) {
 	h := newHostileKernel(t, []byte{0x48, 0x89, 0x07, 0xb9, 64, 0, 0, 0, 0xf3, 0x48, 0xab,
 		0x48, 0x89, 0xfc, 0x50, 0x50, 0xe8, 0, 0, 0, 0, 0xf4})
 	starts := []uint64{0, 3, 11}
+	ticker(t, h.k.e, 2*time.Millisecond)
 	r := rand.New(rand.NewPCG(5, 6))
 	n := 3000
 	if testing.Short() {
@@ -236,6 +238,7 @@ func TestHostileKernelJumps(t *testing.T) {
 	defer func(d time.Duration) { nap = d }(nap)
 	nap = 2 * time.Millisecond // do not take half a second for each that hangs
 	h := newHostileKernel(t, nil)
+	ticker(t, h.k.e, 2*time.Millisecond)
 	r := rand.New(rand.NewPCG(7, 8))
 	step := 5 // a death costs 10 ms
 	if testing.Short() {
@@ -272,6 +275,49 @@ func TestHostileKernelJumps(t *testing.T) {
 	t.Logf("the guest lost its stub %d times in %d bytes of code", h.deaths, code)
 }
 
+// TestHostileKernelLies: the kernel's stub says that it has stopped, and goes on
+// running. It must be found out before it sees a secret, and before the monitor
+// relies on what it has mapped.
+func TestHostileKernelLies(t *testing.T) {
+	for _, moment := range []string{"calls", "flush", "code", "run"} {
+		t.Run(moment, func(t *testing.T) {
+			h := newHostileKernel(t, nil)
+			const at = cacheSize - 4096 // behind all translations
+			// mov [Ready], 1; mov [Reason], ReasonExit; mov [ExitID], 0; mov [State], Stopped; jmp self
+			copy(h.k.c.mem[at:], cat(
+				[]byte{0xc7, 0x83}, imm32(0x68), imm32(1),
+				[]byte{0xc7, 0x83}, imm32(0x18), imm32(stub.ReasonExit),
+				[]byte{0xc7, 0x83}, imm32(0x120), imm32(0),
+				[]byte{0xc7, 0x03}, imm32(stub.Stopped),
+				[]byte{0xeb, 0xfe}))
+			h.reset()
+			p := h.k.s.p
+			h.st.GPR[x86.RBX] = p.base + stub.ControlOff
+			if _, err := h.k.enter(&cached{Block: &bt.Block{}, host: h.k.c.base + at}, nil); err != nil {
+				t.Fatal(err)
+			}
+			ticker(t, h.k.e, 2*time.Millisecond)
+			switch moment {
+			case "calls":
+				if err := errors.Join(p.munmap(bt.Fold(kData), 4096), p.execute()); err == nil || !strings.Contains(err.Error(), "stops were true") {
+					t.Errorf("error %v", err)
+				}
+			case "flush":
+				h.k.Flush(Flush{Kind: FlushPage, Addr: kData})
+			case "code":
+				h.k.DropCode(h.gpa(kCode), 1)
+			}
+			if (moment == "flush" || moment == "code") && h.k.s != nil && h.k.s.p == p {
+				t.Error("the liar is still used")
+			}
+			h.unharmed()
+			if h.k.s.p == p {
+				t.Error("the liar lives")
+			}
+		})
+	}
+}
+
 // TestHostileKernelScribbles overwrites the shared memory of the kernel's stub
 // with random and with plausible numbers, and goes on.
 func TestHostileKernelScribbles(t *testing.T) {
@@ -281,6 +327,7 @@ func TestHostileKernelScribbles(t *testing.T) {
 	for i := range uint64(stub.Extent / 4096) {
 		h.mapPage(src+i*4096, h.page(nil), x86.PTEPresent|x86.PTEWrite|x86.PTEAccessed|x86.PTEDirty|x86.PTENX)
 	}
+	ticker(t, h.k.e, 2*time.Millisecond)
 	r := rand.New(rand.NewPCG(9, 10))
 	n := 600
 	if testing.Short() {
