@@ -63,6 +63,8 @@ type Host struct {
 	Scratch  uint32 // eight quadwords
 	Exit     uint64 // the stub's exit routine
 	Sysret   uint64 // the stub's routine for SYSRET, which may use the exit
+	Iret     uint64 // and for IRET, which finds its frame in Frame
+	Frame    uint32 // five quadwords
 	IF       uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
 	Want     uint32 // quadword: not 0 when an interrupt waits for IF
 	Mask     uint32 // quadword TableSize-1

@@ -42,6 +42,8 @@ func (h *Host) Name(addr uint64) string {
 		return "exit routine"
 	case h.Sysret:
 		return "SYSRET routine"
+	case h.Iret:
+		return "IRET routine"
 	case h.Lookup:
 		return "Lookup"
 	case h.LookupAC:
@@ -56,6 +58,7 @@ func (h *Host) Name(addr uint64) string {
 	}{
 		{h.ExitID, 1, 4, false, "ExitID"},
 		{h.Scratch, 8, 8, false, "Scratch"},
+		{h.Frame, 5, 8, false, "Frame"},
 		{h.IF, 1, 8, false, "IF"},
 		{h.Want, 1, 8, false, "Want"},
 		{h.Mask, 1, 8, false, "Mask"},

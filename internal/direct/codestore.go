@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ring3/internal/direct/stub"
 	"ring3/internal/guestmem"
 	"ring3/internal/host"
 	"ring3/internal/x86"
@@ -13,12 +14,14 @@ import (
 
 // codeStore knows what the scanner found in the pages of RAM, and keeps the
 // private copies of those with patches: in a sparse memfd, each at the offset
-// that the page has in RAM. Behind them lies the code of sites.go.
+// that the page has in RAM. Behind them lie the code of sites.go and the
+// answers of cpuid.go.
 type codeStore struct {
-	fd    int
-	state []uint8 // by page of RAM; stClean...
-	pages map[uint64]*codePage
-	flips map[uint64]uint8 // how often a page with code was written to
+	fd      int
+	answers uint64  // offset
+	state   []uint8 // by page of RAM; stClean...
+	pages   map[uint64]*codePage
+	flips   map[uint64]uint8 // how often a page with code was written to
 }
 
 // Page states.
@@ -47,11 +50,12 @@ func (p *codePage) patched(at int) bool {
 }
 
 func newCodeStore(ram uint64) (*codeStore, error) {
-	fd, err := host.Memfd("ring3-code", int64(ram+sitesShared), false)
+	answers := ram + sitesShared
+	fd, err := host.Memfd("ring3-code", int64(answers+stub.AnswersSize), false)
 	if err != nil {
 		return nil, err
 	}
-	return &codeStore{fd: fd, state: make([]uint8, ram/x86.PageSize),
+	return &codeStore{fd: fd, answers: answers, state: make([]uint8, ram/x86.PageSize),
 		pages: map[uint64]*codePage{}, flips: map[uint64]uint8{}}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"ring3/internal/host"
 	"ring3/internal/mmu"
 	"ring3/internal/x86"
+	"ring3/internal/x86/cpuid"
 )
 
 // Config configures an engine. Zero values mean the defaults.
@@ -25,6 +26,10 @@ type Config struct {
 	NoSpin bool
 	// NoEager maps only the pages that faulted.
 	NoEager bool
+	// CPUID is what the instruction answers in the current State, as far as it
+	// can be listed. It may change with XCR0 and CR4.OSXSAVE only. Where it is
+	// nil, each patched CPUID is a step for the interpreter.
+	CPUID func() []cpuid.Answer
 
 	kernel bool // the engine is the inside of a Kernel
 }
@@ -52,7 +57,8 @@ type Engine struct {
 	slots     *slots
 	code      *codeStore
 	sites     sites
-	pair      *pair // nil: all goes through the monitor
+	answered  cpuidState // see answer
+	pair      *pair      // nil: all goes through the monitor
 	rmap      rmap
 	spawner   *spawner
 	zygote    *zygote
@@ -72,6 +78,7 @@ type Engine struct {
 	lie    Exit
 
 	hint      uint64 // page to map before the next Run; see MapHint
+	hintFor   mmu.Access
 	hasHint   bool
 	lastFault fault // for loop detection
 	repeats   int

@@ -32,13 +32,7 @@ func (e *Engine) pageFault(s *space, cr2 uint64, code uint32) (x Exit, resume bo
 	} else {
 		e.lastFault, e.repeats = f, 0
 	}
-	acc := mmu.User
-	if code&x86.PFWrite != 0 {
-		acc |= mmu.Write
-	}
-	if code&x86.PFFetch != 0 {
-		acc |= mmu.Fetch
-	}
+	acc := access(code)
 	t, pf, ok := e.walk.Walk(e.state, cr2, acc)
 	if !ok {
 		return Exit{Kind: ExitException, Vector: x86.VecPF, HasErr: true, ErrCode: pf, CR2: cr2}, false
@@ -222,24 +216,36 @@ func (e *Engine) evict(s *space) error {
 	return e.unmapGone(s)
 }
 
-// MapHint tells that the page at gva faulted and the guest kernel is going to
-// mend that: when it is present at the next Run, it is mapped then, without a
-// second host fault.
-func (e *Engine) MapHint(gva uint64) { e.hint, e.hasHint = gva, true }
+// MapHint tells that an access to gva faulted with this error code and that the
+// guest kernel is going to mend it: when it is allowed at the next Run, the page
+// is mapped then, without a second host fault.
+func (e *Engine) MapHint(gva uint64, code uint32) {
+	e.hint, e.hintFor, e.hasHint = gva, access(code), true
+}
 
-// followHint maps the hinted page if the page tables now allow it.
+// access is what was tried, by the error code of a page fault in user code.
+func access(code uint32) mmu.Access {
+	acc := mmu.User
+	if code&x86.PFWrite != 0 {
+		acc |= mmu.Write
+	}
+	if code&x86.PFFetch != 0 {
+		acc |= mmu.Fetch
+	}
+	return acc
+}
+
+// followHint maps the hinted page if the page tables now allow the access, which
+// is going to be tried again.
 func (e *Engine) followHint(s *space) error {
 	if !e.hasHint {
 		return nil
 	}
 	e.hasHint = false
 	gva := e.hint &^ (x86.PageSize - 1)
+	acc := e.hintFor
 	if !s.p.outside(gva) || s.get(gva) != 0 {
 		return nil
-	}
-	acc := mmu.User | mmu.Probe
-	if gva == e.state.RIP&^(x86.PageSize-1) {
-		acc |= mmu.Fetch
 	}
 	t, _, ok := e.walk.Walk(e.state, gva, acc)
 	if _, ram := e.mem.Offset(t.GPA); !ok || !ram {

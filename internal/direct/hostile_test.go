@@ -94,6 +94,7 @@ func TestHostileJumps(t *testing.T) {
 	defer func(d time.Duration) { nap = d }(nap)
 	nap = 2 * time.Millisecond // do not take half a second for each that hangs
 	g := newGuest(t, touch, Config{})
+	showCPUID(g.e)
 	g.alive()
 	r := rand.New(rand.NewPCG(1, 2))
 	ticker(t, g.e, 2*time.Millisecond)
@@ -121,7 +122,7 @@ func TestHostileBases(t *testing.T) {
 	ticker(t, g.e, 2*time.Millisecond)
 	// mov %rax, FSBase(%rbx); mov %rax, GSBase(%rbx); jmp *%rcx
 	g.poke(codeVA+0x100, []byte{0x48, 0x89, 0x43, 0x30, 0x48, 0x89, 0x43, 0x38, 0xff, 0xe1})
-	step := 3
+	step := 5
 	if testing.Short() {
 		step = 17
 	}
@@ -143,6 +144,7 @@ func TestHostileBases(t *testing.T) {
 // goes on.
 func TestHostileScribbles(t *testing.T) {
 	g := newGuest(t, touch, Config{})
+	showCPUID(g.e)
 	g.alive()
 	// rep movsb; syscall
 	g.poke(codeVA+0x100, []byte{0xf3, 0xa4, 0x0f, 0x05})

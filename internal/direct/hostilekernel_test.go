@@ -34,6 +34,9 @@ const attackAt = 0x100
 
 func newHostileKernel(t *testing.T, attack []byte) *hostileKernel {
 	t.Helper()
+	old := nap
+	t.Cleanup(func() { nap = old })
+	nap = 2 * time.Millisecond // do not take half a second for each that hangs
 	// mov (%rbx), %rax; inc %rax; mov %rax, (%rbx); push %rax; pop %rcx; hlt
 	page := make([]byte, attackAt, 4096)
 	copy(page, []byte{0x48, 0x8b, 0x03, 0x48, 0xff, 0xc0, 0x48, 0x89, 0x03, 0x50, 0x59, 0xf4})
@@ -235,12 +238,10 @@ func TestHostileKernelBranches(t *testing.T) {
 // TestHostileKernelJumps runs the kernel's stub at bytes all over its program,
 // and in the middle of translations, with registers that suit.
 func TestHostileKernelJumps(t *testing.T) {
-	defer func(d time.Duration) { nap = d }(nap)
-	nap = 2 * time.Millisecond // do not take half a second for each that hangs
 	h := newHostileKernel(t, nil)
 	ticker(t, h.k.e, 2*time.Millisecond)
 	r := rand.New(rand.NewPCG(7, 8))
-	step := 5 // a death costs 10 ms
+	step := 7 // a death costs 10 ms
 	if testing.Short() {
 		step = 37
 	}

@@ -143,9 +143,10 @@ func (k *Kernel) start() error {
 	k.e.byID, k.e.cur = []*space{k.s}, k.s
 	k.e.spaces[0] = k.s
 	if k.pair != nil {
-		k.pair.syscalls, k.pair.sysrets = 0, 0
+		k.pair.syscalls, k.pair.sysrets, k.pair.faults = 0, 0, 0
+		k.pair.forget()
 	}
-	k.c.place(p.base, p.z.prog.Exit, p.z.prog.Sysret)
+	k.c.place(p.base, p.z.prog)
 	k.c.h.UserTLB = k.e.mem.Size() <= windowMax
 	k.mode = 0
 	sanitizeFPU(&k.e.fpu.Area, k.e.xmask, k.e.mxcsr)
@@ -311,8 +312,10 @@ func (k *Kernel) getWords() error {
 // user is the address space that system calls return to without the monitor.
 func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 	e, p, st := k.e, k.s.p, k.e.state
-	if err := p.park(); err != nil {
-		return 0, err
+	if len(p.calls) != 0 {
+		if err := p.park(); err != nil {
+			return 0, err
+		}
 	}
 	c := p.ctl
 	c.GPR = st.GPR
@@ -327,12 +330,15 @@ func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 	k.setWords()
 	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
 	c.FPU, c.SP = p.fpuAddr, p.sp
-	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
 	c.Owner, c.Paired = 1, 0
 	if user != nil {
 		k.pair.silence()
-		c.Paired, c.Spin = 1, k.pair.spins()
+		c.Paired, c.BellSpin = 1, k.pair.spins()
+		k.pair.near.join(p.pid)
+	} else if k.pair != nil {
+		k.pair.near.ranAlone()
 	}
+	c.Spin = uint32(p.spinFor(e.spinServe.budget(e.microsecond)) * e.pauses / 1024)
 	cmd := uint32(stub.CmdRun)
 	if len(p.calls) != 0 {
 		if err := p.post(); err != nil {
@@ -395,13 +401,16 @@ func (k *Kernel) stopped() (entered, error) {
 		step, err = k.leave(atomic.LoadUint32(&c.ExitID), atomic.LoadUint64(&c.Scratch[2]))
 	case stub.ReasonKick:
 		if calls {
-			// It was about to begin with a system call.
+			// It was about to begin with a system call or a fault.
 			for i := range st.GPR {
 				st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
 			}
 			st.GPR[x86.RSP] = bt.Unfold(atomic.LoadUint64(&c.IRET[3]))
 			st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS)
 			st.RIP = st.LSTAR
+			if st.Seg[x86.SS].Unusable {
+				st.RIP = k.pair.entry.handler
+			}
 		}
 	case stub.ReasonSignal:
 		step, err = k.signalled()

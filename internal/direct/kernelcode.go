@@ -91,7 +91,7 @@ func (c *codeCache) init(mem []byte) {
 func (c *codeCache) close() error { return unix.Munmap(c.mem) }
 
 // place sets the addresses and empties the cache.
-func (c *codeCache) place(area, exit, sysret uint64) {
+func (c *codeCache) place(area uint64, p *stub.Program) {
 	c.base = area + cacheOff
 	control := uint32(area)
 	c.h = bt.Host{
@@ -109,8 +109,10 @@ func (c *codeCache) place(area, exit, sysret uint64) {
 		FS:      control + stub.GFSOff,
 		GS:      control + stub.GGSOff,
 		Kernel:  control + stub.GKernelOff,
-		Exit:    exit,
-		Sysret:  sysret,
+		Exit:    p.Exit,
+		Sysret:  p.Sysret,
+		Iret:    p.Iret,
+		Frame:   control + stub.FrameOff,
 
 		Tags:    uint32(c.base + tagsOff),
 		Targets: uint32(c.base + targetsOff),
@@ -407,11 +409,15 @@ func (k *Kernel) DropCode(gpa uint64, n int) (left bool) {
 }
 
 // PageBecameCode implements guestmem.CodeUser.
-func (k *Kernel) PageBecameCode(gpa uint64) { k.c.clearUser() }
+func (k *Kernel) PageBecameCode(gpa uint64) {
+	k.c.clearUser()
+	k.pair.forget()
+}
 
 // RevokeStubWrite implements guestmem.CodeUser.
 func (k *Kernel) RevokeStubWrite(gpa uint64) {
 	k.c.clearUser()
+	k.pair.forget()
 	k.e.RevokeStubWrite(gpa)
 }
 
@@ -423,6 +429,7 @@ func (k *Kernel) Flush(f Flush) {
 		return
 	}
 	k.c.clearUser()
+	k.pair.forget()
 	switch f.Kind {
 	case FlushPage:
 		if f.Addr < bt.Lowest {

@@ -26,10 +26,13 @@ type pair struct {
 	k    *Kernel
 	h    *stub.Handoff
 	spin spinner
+	near near
 
 	failed error // why the kernel stub is beyond use
 
-	sysrets, syscalls uint64 // counted by the kernel stub, as of its last stop
+	sysrets, syscalls, faults uint64 // counted by the kernel stub, as of its last stop
+
+	entry faultEntry
 }
 
 // Pair lets two engines of the same virtual CPU hand over to each other.
@@ -49,6 +52,24 @@ func (p *proc) bell() (bell, sleeps *uint32) {
 	return &h.UserBell, &h.UserSleeps
 }
 
+// ring has a stub that listens look at Control.
+func (p *proc) ring() {
+	bell, sleeps := p.bell()
+	atomic.SwapUint32(bell, stub.BellPark)
+	if atomic.LoadUint32(sleeps) != 0 {
+		host.FutexWake(bell)
+	}
+}
+
+// spinFor is how long to spin for an answer of the stub, up to ticks: not at
+// all when it needs this processor to answer.
+func (p *proc) spinFor(ticks uint64) uint64 {
+	if p.e.cfg.kernel && p.e.pair != nil && p.e.pair.near.together {
+		return 0
+	}
+	return ticks
+}
+
 // parkLimit is how long a stub that listens may take to stop.
 const parkLimit = time.Second
 
@@ -61,14 +82,11 @@ func (p *proc) park() error {
 	c := p.ctl
 	atomic.StoreUint32(&c.Ready, 0)
 	atomic.StoreUint32(&c.State, stub.Running)
-	bell, sleeps := p.bell()
 	atomic.StoreUint32(&c.Park, 1)
-	atomic.SwapUint32(bell, stub.BellPark)
-	if atomic.LoadUint32(sleeps) != 0 {
-		host.FutexWake(bell)
-	}
+	atomic.StoreUint32(&c.Door, 0)
+	p.ring()
 	p.e.stats.Parks++
-	if !host.SpinUntil(&c.State, stub.Stopped, p.e.spinRun.max) {
+	if !host.SpinUntil(&c.State, stub.Stopped, p.spinFor(p.e.spinRun.max)) {
 		for start := time.Now(); ; {
 			atomic.SwapUint32(&c.MonSleeps, 1)
 			if atomic.LoadUint32(&c.State) == stub.Stopped {
@@ -88,8 +106,7 @@ func (p *proc) park() error {
 	if r := atomic.LoadUint32(&c.Reason); r != stub.ReasonReady {
 		return fmt.Errorf("%w: it was to wait and stopped for reason %d", errDied, r)
 	}
-	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
-	return nil
+	return p.takeFPU(atomic.LoadUint64(&c.Frame))
 }
 
 // silence clears the bells before a stub runs, the other one not running: a
@@ -100,7 +117,8 @@ func (h *pair) silence() {
 }
 
 // offer prepares the kernel stub for system calls of the user stub that is
-// about to run. It is false when they must come to the monitor.
+// about to run, after which attend makes it listen. It is false when they must
+// come to the monitor.
 func (h *pair) offer() (bool, error) {
 	k := h.k
 	atomic.StoreUint32(&h.h.Fast, 0)
@@ -128,17 +146,27 @@ func (h *pair) offer() (bool, error) {
 	c := p.ctl
 	c.Paired, c.Owner = 1, 0
 	c.GSBase, c.Want = bt.Delta, 0
-	c.Spin = h.spins()
+	c.BellSpin = h.spins()
 	k.setWords()
-	sel := uint32(h.u.state.STAR>>32) &^ 3
-	c.GSel[x86.CS], c.GSel[x86.SS] = sel, sel+8
+	h.near.join(p.pid)
+	return true, nil
+}
+
+// attend makes the kernel stub listen, after offer. The user stub runs
+// already: it may share no processor with the kernel stub, but the monitor may.
+func (h *pair) attend() error {
+	p := h.k.s.p
 	if !p.waits {
 		if err := p.command(stub.CmdPair); err != nil {
-			return false, err
+			return err
 		}
 		p.waits = true
+		return nil
 	}
-	return true, nil
+	if atomic.LoadUint32(&h.h.KernelSleeps) != 0 && atomic.CompareAndSwapUint32(&h.h.KernelBell, 0, stub.BellSpin) {
+		host.FutexWake(&h.h.KernelBell)
+	}
+	return nil
 }
 
 // spins is for how many PAUSEs a stub spins for its bell.
@@ -160,7 +188,7 @@ func (h *pair) attached() *space {
 	u, st := h.u, h.u.state
 	s := u.cur
 	if s == nil || !s.p.waits || s.key != u.pml4() || s.pcid != u.pcid() || s.stale ||
-		len(s.stalePages)+len(s.gone)+len(s.p.calls) != 0 || u.hasHint || u.lied || u.fpuHome != s ||
+		len(s.stalePages)+len(s.gone)+len(s.p.calls) != 0 || u.hasHint || u.lied || u.answersStale() || u.fpuHome != s ||
 		st.CR0&(x86.CR0TS|x86.CR0EM) != 0 || st.CR4&x86.CR4TSD != 0 || st.DR[7]&0xff != 0 ||
 		st.STAR>>48|3 != selCS32 || uint64(st.Seg[x86.CS].Sel) != st.STAR>>32&0xfffc ||
 		uint64(st.Seg[x86.SS].Sel) != st.STAR>>32&0xfffc+8 || s.p.tls != [3]uint64{} {
@@ -180,7 +208,7 @@ func (h *pair) attached() *space {
 func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 	hd, e, user := h.h, h.u, s.p
 	start := host.TSC()
-	found := host.SpinUntil(&hd.Event, 1, h.spin.budget(e.microsecond))
+	found := host.SpinUntil(&hd.Event, 1, kernel.spinFor(h.spin.budget(e.microsecond)))
 	var since time.Time
 	for {
 		atomic.SwapUint32(&hd.Event, 0)
@@ -194,6 +222,7 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 			h.spin.answered(host.TSC()-start, found)
 			user.unproven++
 			user.waits = false
+			atomic.StoreUint32(&user.ctl.Door, 0)
 			// Only a stub that is stopped indeed does not ring any more.
 			err := user.prove()
 			if h.kernelRuns() {
@@ -225,7 +254,8 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 		if since.IsZero() {
 			since = time.Now()
 		} else if time.Since(since) > hangLimit {
-			return kernel, fmt.Errorf("%w: neither stub stops", errDied)
+			// A program can have its stub listen without a system call.
+			return h.kernelOnly(s, kernel, fmt.Errorf("%w: neither stub stops", errDied))
 		}
 		e.kick.send()
 	}
@@ -234,7 +264,8 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 // kernelRuns reports, with the user stub out of guest code, whether it has
 // handed over. The bell first; see stub.kernelSide.
 func (h *pair) kernelRuns() bool {
-	return atomic.SwapUint32(&h.h.KernelBell, 0) != 0 || atomic.LoadUint32(&h.k.s.p.ctl.Owner) != 0
+	bell := atomic.SwapUint32(&h.h.KernelBell, 0)
+	return bell == stub.BellRun || bell == stub.BellFault || atomic.LoadUint32(&h.k.s.p.ctl.Owner) != 0
 }
 
 // kernelOnly gets the kernel stub to stop, which has taken a system call of a
@@ -284,12 +315,18 @@ func (h *pair) setTarget() bool {
 	if st.EFER&x86.EFERSCE == 0 || st.LSTAR < bt.Lowest || st.SFMASK&mask != mask || !k.modeFits() {
 		return false
 	}
+	fault := h.setFault() // first: it may translate
 	b := k.block(st.LSTAR, false)
-	if b == nil || b.N == 0 {
+	if b == nil || b.N == 0 || fault != 0 && h.entry.cache != k.c.lookup {
 		return false
 	}
-	k.s.p.ctl.Target = b.host
-	k.s.p.ctl.FMask = userFlags &^ st.SFMASK
+	c := k.s.p.ctl
+	c.Target = b.host
+	c.FMask = userFlags &^ st.SFMASK
+	sel := uint32(st.STAR>>32) &^ 3
+	c.SysSel = [2]uint32{sel, sel + 8}
+	c.FaultMapped = 0
+	c.FaultTake = fault
 	atomic.StoreUint32(&h.h.Fast, 1)
 	return true
 }
@@ -370,11 +407,19 @@ func (h *pair) handed(user bool) (changed bool) {
 		return false
 	}
 	c, st := h.k.s.p.ctl, h.u.state
-	calls, rets := atomic.LoadUint64(&c.Syscalls), atomic.LoadUint64(&c.Sysrets)
-	if calls == h.syscalls && rets == h.sysrets {
+	calls, rets, faults := atomic.LoadUint64(&c.Syscalls), atomic.LoadUint64(&c.Sysrets), atomic.LoadUint64(&c.Faults)
+	if calls == h.syscalls && rets == h.sysrets && faults == h.faults {
 		return false
 	}
 	h.u.stats.Handed += calls - h.syscalls
+	if faults != h.faults {
+		h.u.stats.HandedFaults += faults - h.faults
+		h.faults = faults
+		st.CR2 = atomic.LoadUint64(&c.CR[2])
+		if atomic.LoadUint32(&c.FaultMapped) != 0 {
+			h.u.MapHint(st.CR2, uint32(atomic.LoadUint64(&h.h.Err)))
+		}
+	}
 	if user {
 		if err := h.k.getWords(); err != nil {
 			h.failed = err
@@ -385,7 +430,9 @@ func (h *pair) handed(user bool) (changed bool) {
 		st.LeaveSyscall()
 		st.RFLAGS = st.RFLAGS&userFlags | x86.FlagFixed | x86.FlagIF
 	} else {
-		st.EnterSyscall()
+		if st.EnterSyscall(); atomic.LoadUint32(&c.GSel[x86.SS]) == 0 {
+			st.EnterGate(uint16(h.entry.sel))
+		}
 		st.RFLAGS &= userFlags | x86.FlagFixed | x86.FlagIF
 	}
 	return true

@@ -13,7 +13,8 @@ import (
 // pairGuest is a machine with kernel and user code, run as package vcpu does.
 type pairGuest struct {
 	*kernelGuest
-	u *Engine
+	u    *Engine
+	look func() // at State, before user code runs
 }
 
 // syscallCode counts at gs:20 and returns RAX+RDI:
@@ -44,7 +45,9 @@ func callerCode(n uint32, end []byte) []byte {
 	copy(code, cat([]byte{0xbb}, imm32(n),
 		[]byte{0x89, 0xd8, 0xbf, 7, 0, 0, 0, 0xe8, 0x80 - 17, 0, 0, 0, 0x8d, 0x4b, 7, 0x39, 0xc1, 0x75, 0x70 - 24},
 		[]byte{0xff, 0xcb, 0x75, 0x100 + 5 - 28}, end))
-	code[0x70] = 0xcc
+	for i := 0x70; i < 0x80; i++ {
+		code[i] = 0xcc // also when f is moved by a few bytes
+	}
 	copy(code[0x80:], cat([]byte{0x48, 0x89, 0x5c, 0x24, 0xf8}, []byte{0x66, 0x48, 0x0f, 0x6e, 0xeb}, insnSyscall,
 		[]byte{0x48, 0x39, 0x5c, 0x24, 0xf8}, []byte{0x75, 0x100 + 0x70 - 0x93}, []byte{0x66, 0x48, 0x0f, 0x7e, 0xe9},
 		[]byte{0x48, 0x39, 0xd9}, []byte{0x75, 0x100 + 0x70 - 0x9d}, []byte{0x41, 0xba, 1, 0, 0, 0}, []byte{0xc3}))
@@ -86,6 +89,9 @@ func newPairGuest(t *testing.T, user []byte) *pairGuest {
 func (g *pairGuest) run() Exit {
 	for start := time.Now(); time.Since(start) < 30*time.Second; {
 		if g.st.CPL == 3 {
+			if g.look != nil {
+				g.look()
+			}
 			switch x := g.u.Run(); x.Kind {
 			case ExitKick, ExitKernel:
 			case ExitSyscall:
@@ -155,6 +161,29 @@ func TestPair(t *testing.T) {
 			t.Errorf("kicks %v: %d of %d system calls were handed over", kicks, h, n)
 		}
 	}
+}
+
+// TestPairBase has user code change the base of FS between system calls: a
+// kick finds the new one, wherever it hits.
+func TestPairBase(t *testing.T) {
+	const n = 20_000
+	// The called function starts with wrfsbase rbx.
+	code := callerCode(n, []byte{0xf4})
+	g := newPairGuest(t, cat(code[:0x80], []byte{0xf3, 0x48, 0x0f, 0xae, 0xd3}, code[0x80:]))
+	g.st.Seg[x86.FS].Base = 0
+	kicks := 0
+	g.look = func() {
+		kicks++
+		rbx, base := g.st.GPR[x86.RBX], g.st.Seg[x86.FS].Base
+		if base != 0 && base != rbx && base != rbx+1 {
+			t.Errorf("at rip %#x: rbx %#x, fs base %#x", g.st.RIP, rbx, base)
+		}
+	}
+	ticker(t, g.u, 20*time.Microsecond)
+	if x := g.run(); x.Kind != ExitNeedStep || g.st.RIP != codeVA+28 {
+		t.Fatalf("exit %+v at %#x", x, g.st.RIP)
+	}
+	t.Logf("%d kicks", kicks)
 }
 
 // TestPairFlush has memory taken from a user stub that listens.

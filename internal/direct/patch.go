@@ -106,6 +106,8 @@ func (e *Engine) scan(gva, gpa uint64, entry int) error {
 	}
 	if *st&stPrivate == 0 {
 		e.dropMappings(gpa, entExec) // they map RAM itself
+	} else {
+		e.relistCPUIDs(gpa)
 	}
 	return e.writePrivate(gpa, p)
 }

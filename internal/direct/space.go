@@ -19,6 +19,8 @@ type space struct {
 	// gone are pages that have no entry any more but are still mapped: the
 	// stub must unmap them before it runs.
 	gone []uint64
+
+	cpuids []uint64 // what the stub knows of; see cpuid.go
 }
 
 const maxStalePages = 32
@@ -131,6 +133,9 @@ func (e *Engine) set(s *space, gva uint64, ent entry) {
 	}
 	if ent.hasNode() && (!old.hasNode() || ent.gpa() != old.gpa()) {
 		e.rmap.add(e.mem, ent.gpa(), s.id, gva)
+	}
+	if (old|ent)&entPrivate != 0 {
+		e.listCPUIDs(s, gva, ent)
 	}
 }
 

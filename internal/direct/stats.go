@@ -36,13 +36,20 @@ type Stats struct {
 	ScansCandidate uint64 // of them, decoded because a byte pattern asked for it
 	Patches        uint64 // instructions patched
 	Handed         uint64 // system calls handed to the kernel stub
+	HandedFaults   uint64 // page faults, likewise
 	Parks          uint64 // stubs that listened and were stopped
 	Sites          uint64 // system calls patched
 	FastSyscalls   uint64 // and the stops that came by them
 	PatchedTraps   uint64 // stops at a patched instruction
+	CPUIDs         uint64 // and CPUIDs that did without
 	SpinHits       uint64 // stops seen while spinning
 	SpinMisses     uint64 // stops waited for in a futex
 }
 
 // Stats returns the counters so far. Call it on the vCPU thread.
-func (e *Engine) Stats() Stats { return e.stats }
+func (e *Engine) Stats() Stats {
+	for _, s := range e.spaces {
+		s.p.countCPUIDs()
+	}
+	return e.stats
+}

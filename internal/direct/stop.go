@@ -82,6 +82,7 @@ func (e *Engine) stopped(s *space) (x Exit, resume bool) {
 	signo := atomic.LoadUint32(&s.p.ctl.Signo)
 	switch {
 	case signo == stub.KickSignal:
+		st.RIP = e.precise(s, st.RIP)
 		if e.kick.take() {
 			return Exit{Kind: ExitKick}, false
 		}
@@ -107,9 +108,7 @@ func (e *Engine) stopped(s *space) (x Exit, resume bool) {
 			return Exit{Kind: ExitNeedStep}, false
 		}
 		st.DR[6] |= dr6BS
-		if i := e.island(s, st.RIP); i != 0 {
-			st.RIP = i // guest code set TF itself
-		}
+		st.RIP = e.precise(s, st.RIP) // guest code set TF itself
 		return exception(x86.VecDB), false
 	case signo == sigTRAP && f.trap == x86.VecBP:
 		return exception(x86.VecBP), false

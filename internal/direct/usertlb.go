@@ -47,6 +47,7 @@ func (k *Kernel) setMode() {
 	}
 	st := k.e.state
 	k.mode = k.modeBits()
+	k.pair.forget()
 	k.c.clearUser()
 	fsgsbase, smap := st.CR4&x86.CR4FSGSBASE != 0, st.CR4&x86.CR4SMAP != 0
 	if fsgsbase != k.c.h.FSGSBase || smap != k.c.h.SMAP {

@@ -158,7 +158,7 @@ func New(cfg Config) (m *Machine, err error) {
 	m.env = newEnv(m, cfg.CPUs)
 	m.cpu = interp.New(m.mem, &m.pio, &m.mmio, m.env)
 	m.cpu.Timed = cfg.Timed
-	m.user, err = direct.New(direct.Config{Mem: m.mem, State: &m.cpu.State})
+	m.user, err = direct.New(direct.Config{Mem: m.mem, State: &m.cpu.State, CPUID: m.env.answers})
 	if err != nil {
 		return m, err
 	}

@@ -279,7 +279,7 @@ func (v *VCPU) userLeft(e direct.Exit) error {
 func (v *VCPU) inject(e direct.Exit) {
 	v.cpu.Inject(e.Vector, e.HasErr, e.ErrCode, e.CR2)
 	if e.Vector == x86.VecPF {
-		v.user.MapHint(e.CR2)
+		v.user.MapHint(e.CR2, e.ErrCode)
 	}
 }
 

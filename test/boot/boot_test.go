@@ -58,6 +58,7 @@ func TestPrograms(t *testing.T) {
 		{"compat", []string{"-m32"}},
 		{"ptrace", nil},
 		{"kernelmem", nil},
+		{"cpuid", nil},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			f := compile(t, p.name, true, p.flags...)
