@@ -126,7 +126,8 @@ func initialFunction(f *elf.File) uint64 {
 
 // TestHostileKernel loads a module that attacks from within the guest's kernel.
 // The monitor, its memory and another machine must not notice. Whoever writes
-// to the kernel stub's own pages may lose the machine.
+// to the kernel stub's own pages may lose the machine, and a kernel does not
+// always survive a hundred jumps into nothing.
 func TestHostileKernel(t *testing.T) {
 	k := kernel(t, kernelstore.Cloud)
 	canary := bytes.Repeat([]byte("monitor!"), 1<<17)
@@ -141,14 +142,14 @@ func TestHostileKernel(t *testing.T) {
 		})
 		t.Run("hostile", func(t *testing.T) {
 			t.Parallel()
-			o := attack(t, k, "all")
-			for _, want := range []string{"anywhere, 0 of ", "area found", "to code, 0 of ", "100 jumps"} {
+			o := attack(t, k, "survivable", time.Minute)
+			for _, want := range []string{"anywhere, 0 of ", "area found", "to code, 0 of "} {
 				if !strings.Contains(o.stdout, "hostile: "+want) {
 					t.Errorf("no %q in\n%s%s", want, tail(o.stdout), tail(o.stderr))
 				}
 			}
-			for _, phase := range []string{"stack", "area"} {
-				if o := attack(t, k, phase); o.End == machine.PowerOff && !strings.Contains(o.stdout, "hostile: lives") {
+			for _, phase := range []string{"jumps", "area"} {
+				if o := attack(t, k, phase, 15*time.Second); o.End == machine.PowerOff && !strings.Contains(o.stdout, "hostile: lives") {
 					t.Errorf("the module did nothing:\n%s%s", tail(o.stdout), tail(o.stderr))
 				}
 			}
@@ -160,9 +161,9 @@ func TestHostileKernel(t *testing.T) {
 }
 
 // attack boots a machine that loads the module.
-func attack(t *testing.T, k kernelstore.Kernel, phase string) outcome {
+func attack(t *testing.T, k kernelstore.Kernel, phase string, timeout time.Duration) outcome {
 	t.Helper()
-	o, err := guest{engine: machine.EngineTranslate, timeout: 40 * time.Second, files: []initramfs.File{hostileModule(t, k, phase)},
+	o, err := guest{engine: machine.EngineTranslate, timeout: timeout, files: []initramfs.File{hostileModule(t, k, phase)},
 		cmdline: defaults + " loglevel=0", args: []string{"sh", "-c", "insmod /hostile.ko; dmesg | grep hostile:"}}.boot(t)
 	t.Logf("%s: the machine ended with %v, %v", phase, o.End, err)
 	return o
