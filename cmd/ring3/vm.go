@@ -73,6 +73,12 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 	if cfg.Kernel, err = findKernel(ctx, store, o.kernel); err != nil {
 		return cfg, err
 	}
+	if o.trace != "" {
+		if s.trace, err = o.newTrace(cfg.Kernel, cfg.Cache); err != nil {
+			return cfg, err
+		}
+		cfg.Trace = s.trace
+	}
 	if s.builtIn() {
 		cfg.InitrdData, err = s.userland(ctx, store)
 	}

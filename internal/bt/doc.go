@@ -139,6 +139,8 @@ const (
 	ExitVector                    // the same, and it uses extended state: more will follow
 	ExitUser                      // the instruction at RIP wants to read at Scratch[4], which the user TLB lacks
 	ExitUserWrite                 // the same, to write
+	ExitWindow                    // the instruction at RIP opens the window that an interrupt waits for: interpret it
+	ExitKinds                     // how many there are
 )
 
 // Exit is one way out of a block.

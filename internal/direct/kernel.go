@@ -40,6 +40,9 @@ type Kernel struct {
 	// comparison with the interpreter.
 	Spoil func(rip uint64, code []byte)
 
+	// Translated, when not nil, is told of each new block.
+	Translated func(*Translation)
+
 	cr3    uint64 // that mappings and translations were last compared with
 	salts  salts
 	vector bool   // the last exit was a bt.ExitVector
@@ -59,6 +62,7 @@ type KernelStats struct {
 	Chained, Misses    uint64
 	Learned            uint64 // instructions found to access user memory
 	UserMisses         uint64 // of the user TLB
+	KernelCounts
 }
 
 // Stats returns the counters; on the vCPU thread.
@@ -511,16 +515,24 @@ func (k *Kernel) signalled() (step bool, err error) {
 	}
 	signo := atomic.LoadUint32(&p.ctl.Signo)
 	if signo == stub.KickSignal {
+		k.stats.KickSignals++
 		return false, nil
 	}
 	if signo != sigSEGV || f.trap != x86.VecPF {
+		k.stats.Trapped++
 		if signo == sigSEGV && f.trap == x86.VecGP {
 			k.learn(b, st.RIP) // a non-canonical address after folding
 		}
 		return true, nil
 	}
 	mapped, err := k.pageFault(f.cr2, uint32(f.err))
-	if !mapped && err == nil && bt.Unfold(f.cr2) < 1<<63 {
+	switch {
+	case mapped:
+		k.stats.Mapped++
+	case bt.Unfold(f.cr2) >= 1<<63:
+		k.stats.Refused++
+	case err == nil:
+		k.stats.LowerHalf++
 		k.learn(b, st.RIP)
 	}
 	return !mapped, err

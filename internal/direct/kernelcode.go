@@ -137,7 +137,7 @@ func (c *codeCache) flush() {
 	c.vaLocal = map[uint64]bool{}
 	c.order, c.exits = nil, nil
 	for i := range bt.TableSize {
-		c.setTag(i, bt.EmptyTag, 0)
+		c.setTag(i, bt.EmptyTag(i), 0)
 	}
 	c.used = codeOff
 	c.userUsed = true
@@ -220,9 +220,13 @@ func (k *Kernel) block(rip uint64, ac bool) *cached {
 	}
 	k.stats.Translated++
 	b := c.add(bt.Translate(&c.h, rip, ac, code, c.base+uint64(c.used), uint32(len(c.exits)), limit, func(a uint64) bool { return c.slow[a] }))
+	k.stats.made(b)
 	b.gpa, b.gpa2 = t.GPA, gpa2
 	c.blocks[bt.Key(rip, ac)] = b
 	k.uses(b, rip>>12, b.gpa, t.Global)
+	if k.Translated != nil {
+		k.translated(b, code)
+	}
 	return b
 }
 
@@ -289,6 +293,7 @@ func (k *Kernel) leave(id uint32, rip uint64) (step bool, err error) {
 		return false, nil
 	}
 	st.RIP = exit.RIP
+	k.stats.Left[exit.Kind]++
 	switch exit.Kind {
 	case bt.ExitChain:
 	case bt.ExitUser, bt.ExitUserWrite:
@@ -337,7 +342,7 @@ func (c *codeCache) drop(b *cached) {
 	b.from = nil
 	key := bt.Key(b.RIP, b.AC)
 	if i := int(b.RIP & (bt.TableSize - 1)); c.tag(i) == -key {
-		c.setTag(i, bt.EmptyTag, 0)
+		c.setTag(i, bt.EmptyTag(i), 0)
 	}
 	if c.blocks[key] == b {
 		delete(c.blocks, key)
@@ -373,6 +378,7 @@ func (k *Kernel) dropVA(page uint64) {
 	for _, b := range slices.Clone(c.pages[v.gpa]) {
 		if b.RIP>>12 == page || b.gpa2 != 0 && b.RIP>>12+1 == page {
 			k.stats.Dropped++
+			k.stats.Moved++
 			c.drop(b)
 		}
 	}
@@ -397,6 +403,7 @@ func (k *Kernel) DropCode(gpa uint64, n int) (left bool) {
 	for _, b := range slices.Clone(c.pages[page]) {
 		if b.overlaps(gpa, uint64(n)) {
 			k.stats.Dropped++
+			k.stats.Written++
 			c.drop(b)
 		}
 	}

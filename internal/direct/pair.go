@@ -406,8 +406,10 @@ func (e *Engine) kickedBefore(s *space) error {
 	}
 	st.RIP, st.GPR[x86.RSP] = atomic.LoadUint64(&c.IRET[0]), atomic.LoadUint64(&c.IRET[3])
 	st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS)
-	st.Seg[x86.FS].Base, st.Seg[x86.GS].Base = atomic.LoadUint64(&c.FSBase), atomic.LoadUint64(&c.GSBase)
 	e.fpuHome = s
+	if err := e.readBases(c); err != nil {
+		return err
+	}
 	if err := p.takeFPU(atomic.LoadUint64(&c.Frame)); err != nil {
 		return err
 	}

@@ -52,6 +52,7 @@ func (k *Kernel) setMode() {
 	fsgsbase, smap := st.CR4&x86.CR4FSGSBASE != 0, st.CR4&x86.CR4SMAP != 0
 	if fsgsbase != k.c.h.FSGSBase || smap != k.c.h.SMAP {
 		k.c.h.FSGSBase, k.c.h.SMAP = fsgsbase, smap
+		k.stats.ModeFlushes++
 		k.c.flush()
 	}
 }
