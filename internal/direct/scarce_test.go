@@ -1,0 +1,78 @@
+package direct
+
+import (
+	"testing"
+	"time"
+
+	"ring3/internal/host"
+)
+
+// TestScarcity feeds the decision with what threads have run and waited.
+func TestScarcity(t *testing.T) {
+	const ms = time.Millisecond
+	var s scarcity
+	check := func(what string, ran, waited, want time.Duration) {
+		t.Helper()
+		if got := s.judge(ran, waited); got != want {
+			t.Errorf("%s: stays %v, want %v", what, got, want)
+		}
+	}
+	check("asleep", 1*ms, 5*ms, 0)
+	check("quiet", 80*ms, 1*ms, 0)
+	check("something small beside it", 70*ms, 20*ms, 0)
+	check("two share what each wants", 40*ms, 40*ms, leastStay)
+	check("a trial, asleep", 0, 0, 0)
+	check("again", 40*ms, 40*ms, 2*leastStay)
+	for range 20 {
+		s.judge(0, 100*ms)
+	}
+	check("for long", 10*ms, 100*ms, mostStay)
+	for range 10 {
+		check("free again", 80*ms, 0, 0)
+	}
+	check("and scarce", 40*ms, 40*ms, leastStay)
+}
+
+// TestUsage compares samples of different threads.
+func TestUsage(t *testing.T) {
+	a := usage{pid: 7, ran: 5, waited: 2, valid: true}
+	b := usage{pid: 7, ran: 8, waited: 6, valid: true}
+	if d := b.since(a); !d.valid || d.ran != 3 || d.waited != 4 {
+		t.Errorf("difference %+v", d)
+	}
+	a.pid = 8
+	for _, old := range []usage{a, {}} {
+		if d := b.since(old); d.valid || d.ran != 0 {
+			t.Errorf("since %+v: %+v", old, d)
+		}
+	}
+}
+
+// TestLeave looks at the processors of the monitor's thread before, while and
+// after it shares one with the stubs.
+func TestLeave(t *testing.T) {
+	before, err := host.Affinity(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newPairGuest(t, callerCode(100, []byte{0xf4}))
+	g.shareOne()
+	if x := g.run(); x.Kind != ExitNeedStep {
+		t.Fatalf("exit %+v", x)
+	}
+	bound, _ := host.Affinity(0)
+	u, _ := host.Affinity(g.u.cur.p.pid)
+	k, _ := host.Affinity(g.k.s.p.pid)
+	if bound.Count() != 1 || u != bound || k != bound {
+		t.Errorf("monitor, user and kernel stub on %v, %v, %v", bound, u, k)
+	}
+	g.u.Leave()
+	if after, _ := host.Affinity(0); after != before {
+		t.Errorf("%v after Leave, %v before", after, before)
+	}
+}
+
+// shareOne makes processors scarce for good.
+func (g *pairGuest) shareOne() {
+	g.u.near.scarce, g.u.near.since, g.u.near.due = true, time.Now(), 1<<64-1
+}
