@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -82,6 +83,11 @@ func newPairGuest(t *testing.T, user []byte) *pairGuest {
 	st.RFLAGS |= x86.FlagIF
 	st.RIP, st.GPR[x86.RSP] = codeVA, stackVA-256
 	g.c.StopAtUser = true
+	runtime.LockOSThread()
+	t.Cleanup(func() { g.u.Leave(); runtime.UnlockOSThread() })
+	if shareOne {
+		g.u.near.scarce, g.u.near.since, g.u.near.due = true, time.Now(), 1<<64-1
+	}
 	return g
 }
 
