@@ -85,8 +85,9 @@ func newPairGuest(t *testing.T, user []byte) *pairGuest {
 	g.c.StopAtUser = true
 	runtime.LockOSThread()
 	t.Cleanup(func() { g.u.Leave(); runtime.UnlockOSThread() })
+	g.u.near.due = never
 	if shareOne {
-		g.u.near.scarce, g.u.near.since, g.u.near.due = true, time.Now(), 1<<64-1
+		g.u.near.scarce, g.u.near.since = true, time.Now()
 	}
 	return g
 }
