@@ -84,11 +84,12 @@ type Engine struct {
 	repeats   int
 
 	kick *kicker
+	near *near
 }
 
 // New makes an engine. The first stub is started by the first Run.
 func New(cfg Config) (*Engine, error) {
-	e := &Engine{cfg: cfg, mem: cfg.Mem, state: cfg.State, walk: mmu.Walker{Mem: cfg.Mem}, spaces: map[uint64]*space{}, kick: &kicker{}}
+	e := &Engine{cfg: cfg, mem: cfg.Mem, state: cfg.State, walk: mmu.Walker{Mem: cfg.Mem}, spaces: map[uint64]*space{}, kick: &kicker{}, near: &near{}}
 	if e.cfg.MaxStubs == 0 {
 		e.cfg.MaxStubs = 64
 	}
@@ -126,6 +127,9 @@ func New(cfg Config) (*Engine, error) {
 		e.spinServe.max = uint64(stubSpin/time.Microsecond) * e.microsecond
 		start := host.TSC()
 		host.Pauses(1024)
+		if !cfg.kernel {
+			e.near.tick = e.microsecond // else Pair sets its near
+		}
 		e.pauses = 1024 * 1024 / max(host.TSC()-start, 1)
 	}
 	var err error
@@ -184,6 +188,10 @@ func (e *Engine) Rest() {
 		e.cur.p.quiet()
 	}
 }
+
+// Leave gives the calling thread back the processors that Run has bound it to
+// fewer of: it will not call Run again.
+func (e *Engine) Leave() { e.near.leave() }
 
 // Kick makes Run return ExitKick soon, also when it is called just before
 // Run. It may be called from any goroutine.

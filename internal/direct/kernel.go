@@ -353,10 +353,10 @@ func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 	c.Owner, c.Paired = 1, 0
 	if user != nil {
 		k.pair.silence()
-		c.Paired, c.BellSpin = 1, k.pair.spins()
-		k.pair.near.join(p.pid)
-	} else if k.pair != nil {
-		k.pair.near.ranAlone()
+		c.Paired = 1
+		k.pair.place(user.p)
+	} else {
+		e.near.kernel(p)
 	}
 	c.Spin = uint32(p.spinFor(e.spinServe.budget(e.microsecond)) * e.pauses / 1024)
 	cmd := uint32(stub.CmdRun)

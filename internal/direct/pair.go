@@ -26,7 +26,6 @@ type pair struct {
 	k    *Kernel
 	h    *stub.Handoff
 	spin spinner
-	near near
 
 	failed error // why the kernel stub is beyond use
 
@@ -40,7 +39,7 @@ func Pair(u *Engine, k *Kernel) {
 	h := &pair{u: u, k: k, h: (*stub.Handoff)(unsafe.Pointer(&u.mem.Annex()[0]))}
 	h.spin.max = u.spinRun.max
 	u.pair, k.pair, k.e.pair = h, h, h
-	k.e.kick = u.kick
+	k.e.kick, k.e.near = u.kick, u.near
 }
 
 // bell is what a stub that waits listens to.
@@ -63,7 +62,8 @@ func (p *proc) ring() {
 // spinFor is how long to spin for an answer of the stub, up to ticks: not at
 // all when it needs this processor to answer.
 func (p *proc) spinFor(ticks uint64) uint64 {
-	if p.e.cfg.kernel && p.e.pair != nil && p.e.pair.near.together {
+	n := p.e.near
+	if n.scarce || n.cpu != 0 && p.cpu == n.cpu {
 		return 0
 	}
 	return ticks
@@ -124,7 +124,7 @@ func (h *pair) silence() {
 // offer prepares the kernel stub for system calls of the user stub that is
 // about to run, after which attend makes it listen. It is false when they must
 // come to the monitor.
-func (h *pair) offer() (bool, error) {
+func (h *pair) offer(user *proc) (bool, error) {
 	k := h.k
 	atomic.StoreUint32(&h.h.Fast, 0)
 	if k.s == nil || !k.ran {
@@ -151,10 +151,17 @@ func (h *pair) offer() (bool, error) {
 	c := p.ctl
 	c.Paired, c.Owner = 1, 0
 	c.GSBase, c.Want = bt.Delta, 0
-	c.BellSpin = h.spins()
 	k.setWords()
-	h.near.join(p.pid)
+	h.place(user)
 	return true, nil
+}
+
+// place decides where the two stubs run, and whether they spin.
+func (h *pair) place(user *proc) {
+	h.u.near.pair(user, h.k.s.p)
+	spins := h.spins()
+	atomic.StoreUint32(&user.ctl.BellSpin, spins)
+	atomic.StoreUint32(&h.k.s.p.ctl.BellSpin, spins)
 }
 
 // attend makes the kernel stub listen, after offer. The user stub runs
@@ -168,7 +175,7 @@ func (h *pair) attend() error {
 		p.waits = true
 		return nil
 	}
-	if atomic.LoadUint32(&h.h.KernelSleeps) != 0 && atomic.CompareAndSwapUint32(&h.h.KernelBell, 0, stub.BellSpin) {
+	if !h.u.near.scarce && atomic.LoadUint32(&h.h.KernelSleeps) != 0 && atomic.CompareAndSwapUint32(&h.h.KernelBell, 0, stub.BellSpin) {
 		host.FutexWake(&h.h.KernelBell)
 	}
 	return nil
@@ -176,7 +183,7 @@ func (h *pair) attend() error {
 
 // spins is for how many PAUSEs a stub spins for its bell.
 func (h *pair) spins() uint32 {
-	if h.u.spinServe.max == 0 {
+	if h.u.spinServe.max == 0 || h.u.near.scarce {
 		return 0
 	}
 	return uint32(bellSpin / time.Microsecond * time.Duration(h.u.microsecond*h.u.pauses/1024))

@@ -89,6 +89,12 @@ func newPairGuestAs(t *testing.T, user []byte, paired bool) *pairGuest {
 	st.RFLAGS |= x86.FlagIF
 	st.RIP, st.GPR[x86.RSP] = codeVA, stackVA-256
 	g.c.StopAtUser = true
+	runtime.LockOSThread()
+	t.Cleanup(func() { g.u.Leave(); runtime.UnlockOSThread() })
+	g.u.near.due = never
+	if shareOne {
+		g.u.near.scarce, g.u.near.since = true, time.Now()
+	}
 	return g
 }
 

@@ -24,6 +24,7 @@ type proc struct {
 	slot  []byte
 	ctl   *stub.Control
 	dead  bool
+	cpu   int // 1 + the processor that it is bound to, 0 if it is not
 
 	reason   uint32 // of the last stop of guest code
 	waits    bool   // it listens to its bell; see pair

@@ -289,10 +289,13 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 			return false, false, err
 		}
 		e.pair.silence()
-		if paired, err = e.pair.offer(); err != nil {
+		if paired, err = e.pair.offer(p); err != nil {
 			e.pair.failed = err
 			return false, true, nil
 		}
+	}
+	if !paired {
+		e.near.user(p)
 	}
 	c.GPR = st.GPR
 	c.IRET = [5]uint64{st.RIP, uint64(st.Seg[x86.CS].Sel), hostFlags(st.RFLAGS), st.GPR[x86.RSP], uint64(st.Seg[x86.SS].Sel)}
@@ -303,12 +306,12 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 		c.LoadSel = 1
 	}
 	c.FPU, c.SP = p.fpuAddr, p.sp
-	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
+	c.Spin = uint32(p.spinFor(e.spinServe.budget(e.microsecond)) * e.pauses / 1024)
 	c.Door, c.FaultGive = 0, 0
 	if paired {
 		c.FaultGive = e.pair.k.s.p.ctl.FaultTake
-		c.Spin, c.BellSpin = e.pair.spins(), e.pair.spins()
-		if e.pair.near.together {
+		c.Spin = c.BellSpin
+		if e.near.cpu != 0 && !e.near.scarce {
 			c.Door = 1
 		}
 	}

@@ -1,5 +1,7 @@
 package direct
 
+import "time"
+
 // Stats counts what the engine did. Only the vCPU thread writes it.
 type Stats struct {
 	Runs       uint64    // entries into guest code
@@ -45,6 +47,9 @@ type Stats struct {
 	CPUIDs         uint64 // and CPUIDs that did without
 	SpinHits       uint64 // stops seen while spinning
 	SpinMisses     uint64 // stops waited for in a futex
+
+	Scarce     uint64        // times that processors became scarce: all share one
+	ScarceTime time.Duration // and for how long
 }
 
 // Stats returns the counters so far. Call it on the vCPU thread.
@@ -52,5 +57,10 @@ func (e *Engine) Stats() Stats {
 	for _, s := range e.spaces {
 		s.p.countCPUIDs()
 	}
-	return e.stats
+	s := e.stats
+	s.Scarce, s.ScarceTime = e.near.switches, e.near.scarceTime
+	if e.near.scarce {
+		s.ScarceTime += time.Since(e.near.since)
+	}
+	return s
 }

@@ -199,6 +199,7 @@ func (v *VCPU) addDirect(t *stats.Table) {
 	t.Add("stub", "processes forked", n.Forks, 0)
 	t.Add("stub", "processes recycled", n.Recycled, 0)
 	t.Add("stub", "extended state moved", n.FPUMoves, 0)
+	t.Add("processors", "scarce: monitor and stubs share one", n.Scarce, n.ScarceTime)
 	t.Add("stub", "answers while spinning", n.SpinHits, 0)
 	t.Add("stub", "answers while asleep", n.SpinMisses, 0)
 }

@@ -148,6 +148,7 @@ func (v *VCPU) Do(fn func()) {
 func (v *VCPU) Run(ctx context.Context) (End, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	defer v.user.Leave()
 	defer close(v.done)
 	stop := context.AfterFunc(ctx, func() { v.End(Stopped) })
 	defer stop()
