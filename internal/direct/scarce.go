@@ -80,7 +80,7 @@ func (n *near) look(user, kernel *proc) {
 		for i := range d {
 			d[i] = parties[i].since(n.parties[i])
 		}
-		others := d[0].waited + d[1].waited
+		others := beyond(d[0].waited, d[1].ran) + beyond(d[1].waited, d[0].ran)
 		if stay := n.scarcity.judge(d[0].ran+d[1].ran+d[2].ran, others+d[2].waited); stay != 0 {
 			n.begin(user, d[2].valid && d[2].waited < others)
 			next = stay
@@ -89,6 +89,10 @@ func (n *near) look(user, kernel *proc) {
 	n.parties = parties
 	n.due = now + uint64(next/time.Microsecond)*n.tick
 }
+
+// beyond is by how much one of two threads that share a processor has waited
+// longer than the other one ran: it waited for somebody else.
+func beyond(waited, otherRan time.Duration) time.Duration { return max(waited-otherRan, 0) }
 
 // begin has all share a processor: the one that the monitor is on, or the user
 // stub's if that is less in demand.
