@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -102,7 +103,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	f.Var(&o.memory, "memory", "guest memory `SIZE`")
 	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
-	f.StringVar(&o.engine, "engine", string(machine.EngineInterp), "`HOW` kernel code is executed: interp, or translate (experimental)")
+	f.StringVar(&o.engine, "engine", string(machine.EngineAuto), "`HOW` kernel code is executed: interp (interpreted, slow), translate, or auto:\ntranslate if the processor has BMI2")
 	f.IntVar(&o.verify, "verify", 0, "compare translated kernel code with the interpreter, block by block, and stop at a\ndifference (slow; implies --engine translate): all of it, or with --verify=`N`\n1,000 blocks after every N exits of translated code")
 	f.Lookup("verify").NoOptDefVal = "1"
 	f.StringVar(&o.trace, "trace", "", "list translations of kernel code when the machine has ended (implies --engine\ntranslate): of `RANGE`[,RANGE...], each a function, FUNCTION+OFFSET or START-END in\nhexadecimal")
@@ -124,8 +125,8 @@ func (o *runOptions) check() error {
 		return usageError("--memory: %v is too much, a machine can have %v", o.memory, cli.Size(machine.MaxMemory))
 	case o.memory%x86.PageSize != 0:
 		return usageError("--memory: %v is not a multiple of %v", o.memory, cli.Size(x86.PageSize))
-	case o.engine != string(machine.EngineInterp) && o.engine != string(machine.EngineTranslate):
-		return usageError("--engine: %q is neither interp nor translate", o.engine)
+	case !slices.Contains([]machine.Engine{machine.EngineAuto, machine.EngineInterp, machine.EngineTranslate}, machine.Engine(o.engine)):
+		return usageError("--engine: %q is none of auto, interp and translate", o.engine)
 	case o.verify < 0:
 		return usageError("--verify: %d is negative", o.verify)
 	case o.trace == "" && o.traceFile != "":

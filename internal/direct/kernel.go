@@ -80,10 +80,19 @@ const (
 	KernelDied
 )
 
+// CanTranslate says what the processor lacks that translated code uses: PEXT,
+// which BMI2 brought (SDM vol. 2A, CPUID, leaf 7).
+func CanTranslate() error {
+	if _, b, _, _ := host.CPUID(7, 0); b>>8&1 == 0 {
+		return errors.New("the processor lacks BMI2, which translated code uses")
+	}
+	return nil
+}
+
 // NewKernel makes an engine for kernel code.
 func NewKernel(cfg Config) (*Kernel, error) {
-	if _, b, _, _ := host.CPUID(7, 0); b>>8&1 == 0 {
-		return nil, errors.New("the processor lacks BMI2, which translated code uses")
+	if err := CanTranslate(); err != nil {
+		return nil, err
 	}
 	cfg.kernel, cfg.MaxStubs = true, 1
 	e, err := New(cfg)

@@ -14,6 +14,7 @@ var cpuChecks = []check{
 	{"processor", processor},
 	{"FSGSBASE", fsgsbase},
 	{"XSAVE", xsave},
+	{"BMI2", bmi2},
 	{"time stamp counter", tsc},
 	{"CPUID faulting", cpuidFaulting},
 	{"AVX-512", avx512},
@@ -64,6 +65,14 @@ func auxval(key uint64) (uint64, error) {
 func xsave() Result {
 	if !cpu.X86.HasOSXSAVE {
 		return fail("use a processor and a host kernel that have it", "not available")
+	}
+	return ok("available")
+}
+
+// bmi2: translated kernel code finds its way with PEXT.
+func bmi2() Result {
+	if !cpu.X86.HasBMI2 {
+		return warn("none; guest kernel code is interpreted, which is slow", "not available")
 	}
 	return ok("available")
 }

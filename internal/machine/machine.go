@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 
 	"ring3/internal/acpi"
@@ -44,7 +45,7 @@ type Config struct {
 	CPUs       int
 	Cache      boot.Cache   // of unpacked kernels; may be nil
 	Serial     [4]io.Writer // what the guest writes to ttyS0 to ttyS3; nil discards
-	Engine     Engine       // how kernel code is executed; "" is EngineInterp
+	Engine     Engine       // how kernel code is executed; "" is EngineAuto
 	Verify     int          // compare kernel code with the interpreter: 0 none, 1 all, or in bursts after so many exits; implies EngineTranslate
 	Trace      *trace.Trace // lists translations; nil for none; implies EngineTranslate
 	Timed      bool         // time the exits, for WriteStats
@@ -61,14 +62,28 @@ type Engine string
 
 // Engines.
 const (
+	EngineAuto      Engine = "auto"      // EngineTranslate if the processor has what that needs, else EngineInterp
 	EngineInterp    Engine = "interp"    // interpreted
-	EngineTranslate Engine = "translate" // translated where possible (experimental)
+	EngineTranslate Engine = "translate" // translated, what is rare interpreted
 )
+
+// engine is the engine that a machine gets.
+func (cfg *Config) engine() Engine {
+	switch {
+	case cfg.Verify > 0 || cfg.Trace != nil:
+		return EngineTranslate
+	case cfg.Engine != "" && cfg.Engine != EngineAuto:
+		return cfg.Engine
+	case direct.CanTranslate() == nil:
+		return EngineTranslate
+	}
+	return EngineInterp
+}
 
 func (cfg *Config) check() error {
 	switch {
-	case cfg.Engine != "" && cfg.Engine != EngineInterp && cfg.Engine != EngineTranslate:
-		return &InputError{fmt.Sprintf("engine: there is no %q, only interp and translate", cfg.Engine)}
+	case !slices.Contains([]Engine{"", EngineAuto, EngineInterp, EngineTranslate}, cfg.Engine):
+		return &InputError{fmt.Sprintf("engine: there is no %q, only auto, interp and translate", cfg.Engine)}
 	case cfg.Verify < 0:
 		return &InputError{fmt.Sprintf("verify: %d is negative", cfg.Verify)}
 	case cfg.Memory < MinMemory:
@@ -111,7 +126,7 @@ type Machine struct {
 	mmio    bus.Bus
 	cpu     *interp.CPU
 	user    *direct.Engine
-	kernel  *direct.Kernel // nil unless EngineTranslate
+	kernel  *direct.Kernel // nil when kernel code is interpreted
 	checked *direct.Kernel // nil unless Config.Verify
 	vcpu    *vcpu.VCPU
 	dev     devices
@@ -163,7 +178,7 @@ func New(cfg Config) (m *Machine, err error) {
 		return m, err
 	}
 	m.vcpu = vcpu.New(m.cpu, m.user, m.chip, cfg.Timed, m.log)
-	if cfg.Engine == EngineTranslate || cfg.Verify > 0 || cfg.Trace != nil {
+	if cfg.engine() == EngineTranslate {
 		if m.kernel, err = direct.NewKernel(direct.Config{Mem: m.mem, State: &m.cpu.State}); err != nil {
 			return m, err
 		}

@@ -20,7 +20,7 @@ const (
 
 // colors are by system, dark enough for white and light enough for black paper.
 var colors = map[string]string{
-	"native": "#888888", "ring3": "#d1495b", "translate": "#8e5ea2", "tcg": "#3a7ca5", "gvisor": "#5b9e5f", "uml": "#c58b2a",
+	"native": "#888888", "ring3": "#d1495b", "interp": "#8e5ea2", "tcg": "#3a7ca5", "gvisor": "#5b9e5f", "uml": "#c58b2a",
 }
 
 // plot draws, for each row, one bar per system: how many times its time is that

@@ -137,12 +137,12 @@ var systems = []*system{
 		},
 	},
 	{
-		name: "ring3", title: "ring3", boots: true,
+		name: "interp", title: "ring3 interpreted", boots: true,
 		find:    findRing3,
 		command: func(p *place, args []string) *exec.Cmd { return ring3(p, "interp", args) },
 	},
 	{
-		name: "translate", title: "ring3 translated", boots: true,
+		name: "ring3", title: "ring3", boots: true,
 		find:    findRing3,
 		command: func(p *place, args []string) *exec.Cmd { return ring3(p, "translate", args) },
 	},
