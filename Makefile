@@ -79,7 +79,7 @@ bench: bench-deps kernels ## measure ring3 beside native, QEMU and others, into 
 	@$(GO) run ./test/bench $(BENCH_FLAGS)
 
 .PHONY: soak
-soak: test-deps kernels ## boots and random code for a long time, about 20 minutes
+soak: test-deps kernels ## boots and random code for a long time, about 30 minutes
 	$(GO) test -count=1 -v -tags soak -run 'TestBoots|TestRandomCodeLong' -timeout 60m ./test/boot
 
 # One machine under everything at once; SOAK_TIME=1h for longer, and

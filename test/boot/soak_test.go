@@ -10,12 +10,12 @@ import (
 	"ring3/internal/kernelstore"
 )
 
-// TestBoots boots each stock kernel 20 times in a row, with changing amounts
+// TestBoots boots each stock kernel 100 times in a row, with changing amounts
 // of memory.
 func TestBoots(t *testing.T) {
 	sizes := []uint64{256, 512, 1024, 4096}
 	for _, flavour := range kernelstore.Flavours() {
-		for i := range 20 {
+		for i := range 100 {
 			start := time.Now()
 			o := guest{flavour: flavour, memory: sizes[i%len(sizes)] << 20, args: []string{"echo", "up"}}.run(t).must(t)
 			if o.stdout != "up\n" {
