@@ -90,6 +90,7 @@ type Engine struct {
 // New makes an engine. The first stub is started by the first Run.
 func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, mem: cfg.Mem, state: cfg.State, walk: mmu.Walker{Mem: cfg.Mem}, spaces: map[uint64]*space{}, kick: &kicker{}, near: &near{}}
+	host.KeepProcs(1)
 	if e.cfg.MaxStubs == 0 {
 		e.cfg.MaxStubs = 64
 	}

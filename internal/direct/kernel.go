@@ -376,12 +376,12 @@ func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 		cmd = stub.CmdCallsRun
 	}
 	k.ran = true
-	e.kick.aim(p.pid, 0)
+	e.kick.aim(p.pid)
 	if user != nil {
-		e.kick.aim(p.pid, user.p.pid)
+		e.kick.aimBoth(user.p, p)
 	}
 	if e.kick.pending.Load() {
-		e.kick.aim(0, 0)
+		e.kick.aim(0)
 		return enteredOn, p.execute()
 	}
 	err := p.command(cmd)
@@ -391,7 +391,7 @@ func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 	} else if err == nil {
 		err = p.wait(true)
 	}
-	e.kick.aim(0, 0)
+	e.kick.aim(0)
 	if stopped != p {
 		if cmd == stub.CmdCallsRun {
 			err = errors.Join(err, p.callResults())

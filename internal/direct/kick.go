@@ -19,7 +19,8 @@ import (
 // is gone.
 type kicker struct {
 	mu      sync.Mutex
-	targets [2]int // pids of the stubs that may be in guest code, 0 none
+	targets [2]int  // pids of the stubs that may be in guest code, 0 none
+	kernel  *uint32 // Control.Owner of the second, which is the kernel stub
 	pending atomic.Bool
 }
 
@@ -27,14 +28,17 @@ func (k *kicker) kick() {
 	if k.pending.Swap(true) {
 		return // somebody else's kick is under way and covers this one
 	}
-	k.send()
+	k.send(false)
 }
 
-// send signals what may be in guest code.
-func (k *kicker) send() {
+// send signals what may be in guest code. A kernel stub that listens is left
+// alone: it would only stop when it is next rung, for nothing. If it is rung at
+// this moment, the kick waits for the end of the system call, or for the monitor
+// to send to all, after a nap.
+func (k *kicker) send(all bool) {
 	k.mu.Lock()
-	for _, pid := range k.targets {
-		if pid != 0 {
+	for i, pid := range k.targets {
+		if pid != 0 && (all || i == 0 || atomic.LoadUint32(k.kernel) != 0) {
 			host.Signal(pid, stub.KickSignal)
 		}
 	}
@@ -44,10 +48,17 @@ func (k *kicker) send() {
 // take reports, and forgets, that somebody has kicked.
 func (k *kicker) take() bool { return k.pending.Swap(false) }
 
-// aim says which stubs kicks go to, 0 for none.
-func (k *kicker) aim(pid, other int) {
+// aim says which stub kicks go to, 0 for none.
+func (k *kicker) aim(pid int) {
 	k.mu.Lock()
-	k.targets = [2]int{pid, other}
+	k.targets = [2]int{pid, 0}
+	k.mu.Unlock()
+}
+
+// aimBoth has them go to a user stub and the kernel stub.
+func (k *kicker) aimBoth(user, kernel *proc) {
+	k.mu.Lock()
+	k.targets, k.kernel = [2]int{user.pid, kernel.pid}, &kernel.ctl.Owner
 	k.mu.Unlock()
 }
 

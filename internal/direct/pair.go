@@ -277,7 +277,7 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 			// A program can have its stub listen without a system call.
 			return h.kernelOnly(s, kernel, fmt.Errorf("%w: neither stub stops", errDied))
 		}
-		e.kick.send()
+		e.kick.send(true)
 	}
 }
 
@@ -305,12 +305,12 @@ func (h *pair) kernelOnly(s *space, kernel *proc, err error) (*proc, error) {
 	atomic.SwapUint32(&h.h.KernelBell, stub.BellPark)
 	host.FutexWake(&h.h.KernelBell)
 	kick.pending.Store(true)
-	kick.aim(kernel.pid, 0)
-	kick.send()
+	kick.aim(kernel.pid)
+	kick.send(true)
 	if err := kernel.wait(true); err != nil {
 		return kernel, err
 	}
-	kick.aim(0, 0)
+	kick.aim(0)
 	atomic.StoreUint32(&c.Park, 0)
 	if atomic.LoadUint32(&c.Reason) == stub.ReasonReady {
 		return s.p, err // the system call was over

@@ -185,7 +185,7 @@ func (p *proc) wait(running bool) error {
 			swallowed = 0
 		}
 		if running {
-			e.kick.send() // a hostile guest may have swallowed the last one
+			e.kick.send(true) // a hostile guest may have swallowed the last one
 		}
 	}
 	atomic.StoreUint32(&c.MonSleeps, 0)
@@ -202,7 +202,7 @@ func statusText(st unix.WaitStatus) string {
 
 // kill ends the process and gives its slot back.
 func (p *proc) kill() {
-	p.e.kick.aim(0, 0)
+	p.e.kick.aim(0)
 	if !p.dead {
 		host.Kill(p.pid)
 		p.dead = true

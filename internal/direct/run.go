@@ -325,12 +325,12 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 	e.stats.Runs++
 
 	// Order: the targets first, then the look at pending; see kicker.
-	e.kick.aim(p.pid, 0)
+	e.kick.aim(p.pid)
 	if paired {
-		e.kick.aim(p.pid, e.pair.k.s.p.pid)
+		e.kick.aimBoth(p, e.pair.k.s.p)
 	}
 	if e.kick.pending.Load() {
-		e.kick.aim(0, 0)
+		e.kick.aim(0)
 		return true, false, p.execute()
 	}
 	p.sel = sel // not earlier: a stub that was kicked above has loaded nothing
@@ -351,7 +351,7 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 			err = p.wait(true)
 		}
 	}
-	e.kick.aim(0, 0)
+	e.kick.aim(0)
 	if err != nil {
 		return false, false, err
 	}
