@@ -19,6 +19,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"ring3/internal/kmod"
 )
 
 //go:embed rootfs
@@ -31,8 +33,9 @@ type Options struct {
 	Term     string // $TERM of the shell or job, "linux" if empty
 	Rows     int    // size of the terminal, 0 if unknown
 	Cols     int
-	Job      *Job   // nil for an interactive shell on the console
-	Files    []File // further files
+	Job      *Job          // nil for an interactive shell on the console
+	Files    []File        // further files
+	Modules  []kmod.Module // to be loaded before anything else, in this order
 }
 
 // Job is the one command that the guest is to run.
@@ -79,6 +82,12 @@ func Build(ctx context.Context, o Options) ([]byte, error) {
 	for _, f := range o.Files {
 		w.add(entry{path: f.Path, mode: modeReg | uint32(f.Mode.Perm()), data: f.Data})
 	}
+	var order []byte
+	for _, m := range o.Modules {
+		w.add(entry{path: "ring3/modules/" + m.Name + ".ko", mode: modeReg | 0o644, data: m.Data})
+		order = append(order, m.Name+"\n"...)
+	}
+	w.add(entry{path: "ring3/modules/order", mode: modeReg | 0o644, data: order})
 	if err := addRootfs(w); err != nil {
 		return nil, err
 	}

@@ -15,11 +15,13 @@ import (
 	"ring3/internal/irqchip"
 	"ring3/internal/pci"
 	"ring3/internal/vcpu"
+	"ring3/internal/virtio/blk"
 )
 
 // devices are the machine's devices besides the interrupt controllers.
 type devices struct {
 	serial [4]*uart.UART
+	disks  []*blk.Device
 	pm     *acpipm.PM
 	clock  *pvclock.Clock
 }
@@ -59,7 +61,8 @@ func (m *Machine) attachDevices(cfg Config) error {
 	port("port A", i8042.PortA, 1, kbd.SystemPortA())
 	host := pci.NewHost(pci.HostConfig{Reset: reset, MSI: m.chip.SendMSI, Pin: m.chip.Line})
 	port("PCI ports", pci.Port, pci.Ports, host.Ports())
-	errs = append(errs, m.mmio.Attach("PCI", pci.Window, pci.WindowSize, host.Memory()))
+	errs = append(errs, m.mmio.Attach("PCI", pci.Window, pci.WindowSize, host.Memory()),
+		m.plugVirtio(host, cfg))
 	m.dev.clock = pvclock.New(m.mem, m.clock, cfg.CPUs)
 	port("POST", debugport.PortPOST, 1, &debugport.POST{})
 	return errors.Join(errs...)
@@ -70,6 +73,9 @@ func (m *Machine) PowerButton() { m.dev.pm.PressPowerButton() }
 
 func (d *devices) close() error {
 	var errs []error
+	for _, b := range d.disks {
+		errs = append(errs, b.Close())
+	}
 	for _, u := range d.serial {
 		if u != nil {
 			errs = append(errs, u.Close())
