@@ -182,21 +182,29 @@ func (t *PCI) serve(n int) {
 			break
 		}
 		if err == nil {
-			c.dev = t
-			t.busy++
-			var done bool
-			if c.written, done, err = t.dev.Begin(n, c); done || err != nil {
-				t.busy--
-			}
-			if err == nil && done {
-				q.push(c)
-			}
+			err = t.begin(n, c)
 		}
 		if err != nil {
 			t.broken(fmt.Sprintf("queue %d: %v", n, err))
 		}
 	}
 	t.interrupt(q)
+}
+
+// begin gives a request to the device, which may have another goroutine working
+// on it at once. t.mu is held.
+func (t *PCI) begin(n int, c *Chain) error {
+	c.dev = t
+	t.busy++
+	written, done, err := t.dev.Begin(n, c)
+	if done || err != nil {
+		t.busy--
+	}
+	if done && err == nil {
+		c.written = written
+		c.queue.push(c)
+	}
+	return err
 }
 
 // interrupt interrupts for a queue, if the driver wants that. t.mu is held.
