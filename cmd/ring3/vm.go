@@ -12,7 +12,6 @@ import (
 	"ring3/internal/disk"
 	"ring3/internal/initramfs"
 	"ring3/internal/kernelstore"
-	"ring3/internal/kmod"
 	"ring3/internal/machine"
 )
 
@@ -113,7 +112,7 @@ func (o *runOptions) checkFiles(store *kernelstore.Store) error {
 		if err != nil {
 			return fmt.Errorf("--disk: %w", asInput(err))
 		}
-		img.Close()
+		defer img.Close() // not before the others are open: two may be the same file
 	}
 	return nil
 }
@@ -132,10 +131,6 @@ func findKernel(ctx context.Context, store *kernelstore.Store, name string) (ker
 	return k, err
 }
 
-// diskModules are the drivers for disks, and what can be on them. Which of
-// them are modules is the kernel's business.
-var diskModules = []string{"virtio_pci", "virtio_blk", "virtio_rng", "crc32c_generic", "ext4"}
-
 // userland builds the initial RAM disk for the shell or the command, with the
 // modules that the machine's devices need.
 func (s *session) userland(ctx context.Context, store *kernelstore.Store, k kernelstore.Kernel) ([]byte, error) {
@@ -151,7 +146,7 @@ func (s *session) userland(ctx context.Context, store *kernelstore.Store, k kern
 		opt.Job = &initramfs.Job{Args: s.o.command, TTY: s.o.tty}
 	}
 	if len(s.o.disks) > 0 && k.Modules != "" {
-		if opt.Modules, err = kmod.Find(k.Modules, diskModules...); err != nil {
+		if opt.Modules, err = initramfs.DiskModules(k.Modules); err != nil {
 			return nil, fmt.Errorf("--disk: kernel %s: %w", k.Name, err)
 		}
 	}

@@ -53,6 +53,12 @@ type File struct {
 	Data []byte
 }
 
+// DiskModules finds what a kernel needs to use disks, and the file system that
+// is most likely on them, among its modules, which are in dir.
+func DiskModules(dir string) ([]kmod.Module, error) {
+	return kmod.Find(dir, "virtio_pci", "virtio_blk", "virtio_rng", "crc32c_generic", "ext4")
+}
+
 // Build returns an uncompressed cpio archive, a few MiB in size.
 func Build(ctx context.Context, o Options) ([]byte, error) {
 	bb, err := os.ReadFile(o.BusyBox)
