@@ -26,6 +26,9 @@ type Image interface {
 	// ReadAt fills the buffers, one after the other, from off on.
 	ReadAt(bufs [][]byte, off int64) error
 	WriteAt(bufs [][]byte, off int64) error
+	// ReadCached does what ReadAt does if that takes no waiting for the host's
+	// disk. Otherwise it returns false, and the buffers hold anything.
+	ReadCached(bufs [][]byte, off int64) bool
 	// Zero makes n bytes at off read as zeros. With unmap it may give the
 	// host's storage for them back.
 	Zero(off, n int64, unmap bool) error

@@ -47,8 +47,13 @@ func mustOpen(t *testing.T, o Options) Image {
 func read(t *testing.T, img Image, off, n int64) []byte {
 	t.Helper()
 	b := make([]byte, n)
-	if err := img.ReadAt([][]byte{b[:n/3], b[n/3 : n/2], b[n/2:]}, off); err != nil {
+	bufs := [][]byte{b[:n/3], b[n/3 : n/2], b[n/2:]}
+	if err := img.ReadAt(bufs, off); err != nil {
 		t.Fatal(err)
+	}
+	cached := make([]byte, n)
+	if img.ReadCached([][]byte{cached[:n/2], cached[n/2:]}, off) && !bytes.Equal(cached, b) {
+		t.Errorf("the cache has something else in %d bytes at %d", n, off)
 	}
 	return b
 }

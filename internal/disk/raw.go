@@ -26,6 +26,19 @@ func (r *raw) Flush() error { return again(func() error { return unix.Fdatasync(
 // ReadAt implements Image.
 func (r *raw) ReadAt(bufs [][]byte, off int64) error { return r.move(unix.Preadv, bufs, off) }
 
+// ReadCached implements Image.
+func (r *raw) ReadCached(bufs [][]byte, off int64) bool {
+	if len(bufs) > maxVectors {
+		return false
+	}
+	want := 0
+	for _, b := range bufs {
+		want += len(b)
+	}
+	n, err := unix.Preadv2(int(r.f.Fd()), bufs, off, unix.RWF_NOWAIT)
+	return err == nil && n == want
+}
+
 // WriteAt implements Image.
 func (r *raw) WriteAt(bufs [][]byte, off int64) error { return r.move(unix.Pwritev, bufs, off) }
 

@@ -44,6 +44,27 @@ func (s *snapshot) Flush() error { return nil }
 func (s *snapshot) ReadAt(bufs [][]byte, off int64) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	return s.pieces(bufs, off, Image.ReadAt)
+}
+
+// ReadCached implements Image.
+func (s *snapshot) ReadCached(bufs [][]byte, off int64) bool {
+	if !s.mu.TryRLock() {
+		return false
+	}
+	defer s.mu.RUnlock()
+	return nil == s.pieces(bufs, off, func(from Image, b [][]byte, off int64) error {
+		if !from.ReadCached(b, off) {
+			return errNotCached
+		}
+		return nil
+	})
+}
+
+var errNotCached = errors.New("not in the host's cache")
+
+// pieces reads the buffers piece by piece from the layer that has it.
+func (s *snapshot) pieces(bufs [][]byte, off int64, read func(from Image, b [][]byte, off int64) error) error {
 	for _, b := range bufs {
 		for len(b) > 0 {
 			n, dirty := s.run(off, int64(len(b)))
@@ -51,7 +72,7 @@ func (s *snapshot) ReadAt(bufs [][]byte, off int64) error {
 			if dirty {
 				from = s.over
 			}
-			if err := from.ReadAt([][]byte{b[:n]}, off); err != nil {
+			if err := read(from, [][]byte{b[:n]}, off); err != nil {
 				return err
 			}
 			b, off = b[n:], off+n

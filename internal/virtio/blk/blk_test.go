@@ -228,10 +228,11 @@ func TestBroken(t *testing.T) {
 // failing is an image on a host that fails.
 type failing struct{ disk.Image }
 
-func (f failing) ReadAt([][]byte, int64) error { return errors.New("the cable is out") }
-func (f failing) Flush() error                 { return errors.New("the cable is out") }
-func (f failing) Size() int64                  { return 512 * sectors }
-func (f failing) Close() error                 { return nil }
+func (f failing) ReadAt([][]byte, int64) error    { return errors.New("the cable is out") }
+func (f failing) ReadCached([][]byte, int64) bool { return false }
+func (f failing) Flush() error                    { return errors.New("the cable is out") }
+func (f failing) Size() int64                     { return 512 * sectors }
+func (f failing) Close() error                    { return nil }
 
 func TestHostFails(t *testing.T) {
 	for _, exclusive := range []bool{false, true} {

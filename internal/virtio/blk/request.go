@@ -103,6 +103,24 @@ func (d *Device) perform(r *request) (status byte, err error) {
 	return statusUnsupported, nil
 }
 
+// atOnce executes a request if the vCPU is not likely to wait for long: to read
+// a little that the host has in memory, or to write a little to its memory,
+// unless there are others, such as a flush, that a write might wait for.
+func (d *Device) atOnce(r *request) bool {
+	switch {
+	case r.kind == typeIn && r.in.Len() <= maxAtOnce:
+		off, ok := d.place(r.sector, r.in.Len())
+		if ok = ok && d.cfg.Image.ReadCached(r.in.Slices(), off); ok {
+			r.status.Write([]byte{statusOK})
+		}
+		return ok
+	case r.kind == typeOut && r.out.Len() <= maxAtOnce && d.waiting.Load() == 0:
+		d.execute(r)
+		return true
+	}
+	return false
+}
+
 // place is where n bytes from a sector on are in the image, if they are: whole
 // sectors, and at least one.
 func (d *Device) place(sector uint64, n int64) (off int64, ok bool) {
