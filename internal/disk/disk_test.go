@@ -90,6 +90,22 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// TestPermission: as root there is nothing to see.
+func TestPermission(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root may write to anything")
+	}
+	p := file(t, 4096)
+	if err := os.Chmod(p, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Options{Path: p}); err == nil || !strings.Contains(err.Error(), "no permission to write to it (open it with ,ro or ,snapshot)") {
+		t.Errorf("%v", err)
+	}
+	mustOpen(t, Options{Path: p, ReadOnly: true})
+	mustOpen(t, Options{Path: p, Snapshot: true})
+}
+
 func TestLock(t *testing.T) {
 	p := file(t, 4096)
 	rw, ro, snap := Options{Path: p}, Options{Path: p, ReadOnly: true}, Options{Path: p, Snapshot: true}
