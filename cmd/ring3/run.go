@@ -62,8 +62,8 @@ machine.
 Without --kernel the default kernel of the store is booted, which is fetched if
 the store is empty. Without --initrd the userland is BusyBox.
 
-A --disk is locked while the machine runs, so that no two write to the same
-image. The built-in userland loads the drivers for it if the kernel is of the
+A --disk is a raw image, or a qcow2 image for reading (,ro or ,snapshot). It is
+locked while the machine runs, so that no two write to the same. The built-in userland loads the drivers for it if the kernel is of the
 store and has them as modules; another userland must bring them.
 
 SIGUSR1 prints the table of exits while the machine runs, on standard error.
@@ -100,7 +100,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	f.StringVar(&o.append, "append", "", "`TEXT` to add to the guest's command line, which begins with\n"+defaultAppend)
 	f.BoolVar(&o.bare, "no-default-append", false, "leave that beginning out")
 	f.Var(&o.memory, "memory", "guest memory `SIZE`")
-	f.Var(&o.disks, "disk", "disk image `FILE`, raw, as /dev/vda, then vdb, ...; FILE,ro: read-only;\nFILE,snapshot: writes are lost in the end; may be repeated")
+	f.Var(&o.disks, "disk", "disk image `FILE` as /dev/vda, then vdb, ...; FILE,ro: read-only;\nFILE,snapshot: writes are lost in the end; may be repeated")
 	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
 	f.StringVar(&o.engine, "engine", string(machine.EngineInterp), "`HOW` kernel code is executed: interp, or translate (experimental)")

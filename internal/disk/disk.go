@@ -9,6 +9,7 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -73,11 +74,23 @@ func (e *Error) Error() string {
 	return s
 }
 
-// qcow2Magic are the first bytes of a qcow2 image.
-const qcow2Magic = "QFI\xfb"
-
-// Open opens and locks an image. Mistakes of the user are an *Error.
+// Open opens and locks an image, raw or qcow2, which its first bytes tell.
+// Mistakes of the user are an *Error.
 func Open(o Options) (Image, error) {
+	img, err := openFile(o, "", 0)
+	if err != nil || !o.Snapshot {
+		return img, err
+	}
+	s, err := newSnapshot(img)
+	if err != nil {
+		return nil, errors.Join(err, img.Close())
+	}
+	return s, nil
+}
+
+// openFile opens an image of a format, "" for what it looks like. depth is how
+// many images are above it.
+func openFile(o Options, format string, depth int) (Image, error) {
 	writable := !o.ReadOnly && !o.Snapshot
 	flags := os.O_RDONLY
 	if writable {
@@ -86,25 +99,21 @@ func Open(o Options) (Image, error) {
 	// O_NONBLOCK: opening a pipe must not wait for somebody at its other end.
 	f, err := os.OpenFile(o.Path, flags|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, openError(o.Path, err, writable)
+		return nil, openError(o.Path, err, writable, depth)
 	}
-	img, err := open(f, writable)
-	if err == nil && o.Snapshot {
-		var s *snapshot
-		if s, err = newSnapshot(img); err == nil {
-			return s, nil
-		}
-	}
+	img, err := open(f, writable, format, depth)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return img, nil
 }
 
-func openError(path string, err error, writable bool) error {
+func openError(path string, err error, writable bool, depth int) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && depth == 0:
 		return &Error{path, "no such file", "make an empty disk: truncate -s 8G " + path}
+	case errors.Is(err, fs.ErrNotExist):
+		return &Error{path, "no such file", ""}
 	case errors.Is(err, fs.ErrPermission) && writable:
 		return &Error{path, "no permission to write to it", "open it with ,ro or ,snapshot"}
 	case errors.Is(err, unix.EISDIR):
@@ -116,7 +125,7 @@ func openError(path string, err error, writable bool) error {
 }
 
 // open locks f and looks at what it is.
-func open(f *os.File, writable bool) (Image, error) {
+func open(f *os.File, writable bool, format string, depth int) (Image, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -134,23 +143,27 @@ func open(f *os.File, writable bool) (Image, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
-	size, err := f.Seek(0, 2) // a block device has no size in its status
+	size, err := f.Seek(0, io.SeekEnd) // a block device has no size in its status
 	if err != nil {
 		return nil, err
 	}
-	head := make([]byte, len(qcow2Magic))
-	switch {
-	case size == 0:
-		return nil, &Error{f.Name(), "is empty, a disk has at least one sector", "truncate -s 8G " + f.Name()}
-	case size%SectorSize != 0:
-		return nil, &Error{f.Name(), fmt.Sprintf("is %d bytes long, not a multiple of %d: no raw disk image", size, SectorSize),
-			fmt.Sprintf("if it is one, truncate -s %%%d %s", SectorSize, f.Name())}
-	}
+	head := make([]byte, min(size, int64(len(qcowMagic))))
 	if _, err := f.ReadAt(head, 0); err != nil {
 		return nil, err
 	}
-	if string(head) == qcow2Magic {
-		return nil, &Error{f.Name(), "is a qcow2 image, ring3 takes raw ones", "qemu-img convert -O raw " + f.Name() + " NEW"}
+	r := &raw{f: f, size: size}
+	switch isQcow2 := string(head) == qcowMagic; {
+	case size == 0:
+		return nil, &Error{f.Name(), "is empty, a disk has at least one sector", "truncate -s 8G " + f.Name()}
+	case format == "qcow2" && !isQcow2:
+		return nil, &Error{f.Name(), "is no qcow2 image", ""}
+	case isQcow2 && format != "raw" && writable:
+		return nil, &Error{f.Name(), "is a qcow2 image, which ring3 cannot write to", "open it with ,ro or ,snapshot, or qemu-img convert -O raw " + f.Name() + " NEW"}
+	case isQcow2 && format != "raw":
+		return openQcow2(r, depth)
+	case size%SectorSize != 0 && depth == 0:
+		return nil, &Error{f.Name(), fmt.Sprintf("is %d bytes long, not a multiple of %d: no raw disk image", size, SectorSize),
+			fmt.Sprintf("if it is one, truncate -s %%%d %s", SectorSize, f.Name())}
 	}
-	return &raw{f: f, size: size}, nil
+	return r, nil
 }

@@ -44,7 +44,7 @@ func (s *snapshot) Flush() error { return nil }
 func (s *snapshot) ReadAt(bufs [][]byte, off int64) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.pieces(bufs, off, Image.ReadAt)
+	return s.read(Image.ReadAt, bufs, off)
 }
 
 // ReadCached implements Image.
@@ -53,32 +53,19 @@ func (s *snapshot) ReadCached(bufs [][]byte, off int64) bool {
 		return false
 	}
 	defer s.mu.RUnlock()
-	return nil == s.pieces(bufs, off, func(from Image, b [][]byte, off int64) error {
-		if !from.ReadCached(b, off) {
-			return errNotCached
-		}
-		return nil
-	})
+	return s.read(readCached, bufs, off) == nil
 }
 
-var errNotCached = errors.New("not in the host's cache")
-
-// pieces reads the buffers piece by piece from the layer that has it.
-func (s *snapshot) pieces(bufs [][]byte, off int64, read func(from Image, b [][]byte, off int64) error) error {
-	for _, b := range bufs {
-		for len(b) > 0 {
-			n, dirty := s.run(off, int64(len(b)))
-			from := s.base
-			if dirty {
-				from = s.over
-			}
-			if err := read(from, [][]byte{b[:n]}, off); err != nil {
-				return err
-			}
-			b, off = b[n:], off+n
+// read reads each piece from the layer that has it.
+func (s *snapshot) read(from reader, bufs [][]byte, off int64) error {
+	return pieces(bufs, off, func(b []byte, off int64) (int64, error) {
+		n, dirty := s.run(off, int64(len(b)))
+		layer := s.base
+		if dirty {
+			layer = s.over
 		}
-	}
-	return nil
+		return n, from(layer, [][]byte{b[:n]}, off)
+	})
 }
 
 // run is how many of n bytes at off are in the same layer, and whether that is
