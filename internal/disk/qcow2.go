@@ -159,24 +159,21 @@ func (q *qcow2) readL1(off int64, have uint32) error {
 }
 
 // backingFormat looks through the header's extensions, which begin at off, for
-// the format of the image below; "" if they do not tell.
+// the format of the image below; "" if they do not tell. They are in the first
+// cluster, and early there.
 func (q *qcow2) backingFormat(off int64) string {
-	for off < 1<<q.bits {
-		var b [8]byte
-		if _, err := q.file.f.ReadAt(b[:], off); err != nil {
-			return ""
-		}
-		kind, n := be.Uint32(b[:]), int64(be.Uint32(b[4:]))
+	b := make([]byte, min(1<<q.bits, 4096, q.file.size))
+	if _, err := q.file.f.ReadAt(b, 0); err != nil {
+		return ""
+	}
+	for off >= 0 && off+8 <= int64(len(b)) {
+		kind, n := be.Uint32(b[off:]), int64(be.Uint32(b[off+4:]))
 		off += 8
 		switch {
 		case kind == extensionEnd:
 			return ""
-		case kind == extensionBackingFormat && n < 32:
-			name := make([]byte, n)
-			if _, err := q.file.f.ReadAt(name, off); err != nil {
-				return ""
-			}
-			return string(name)
+		case kind == extensionBackingFormat && off+n <= int64(len(b)):
+			return string(b[off : off+n])
 		}
 		off += (n + 7) &^ 7
 	}

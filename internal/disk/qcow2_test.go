@@ -215,8 +215,9 @@ func TestQcow2Tool(t *testing.T) {
 func FuzzQcow2(f *testing.F) {
 	f.Add(smallQcow2(""))
 	f.Add(smallQcow2("x"))
+	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, b []byte) {
-		img, err := Open(Options{Path: save(t, t.TempDir(), "x", b), ReadOnly: true})
+		img, err := Open(Options{Path: save(t, dir, "x", b), ReadOnly: true})
 		if err != nil {
 			return
 		}
