@@ -26,6 +26,8 @@ type Image interface {
 	Size() int64 // bytes, a multiple of SectorSize
 	// ReadAt fills the buffers, one after the other, from off on.
 	ReadAt(bufs [][]byte, off int64) error
+	// WriteAt is its counterpart. An image that was opened read-only must not be
+	// changed.
 	WriteAt(bufs [][]byte, off int64) error
 	// ReadCached does what ReadAt does if that takes no waiting for the host's
 	// disk. Otherwise it returns false, and the buffers hold anything.
@@ -157,10 +159,8 @@ func open(f *os.File, writable bool, format string, depth int) (Image, error) {
 		return nil, &Error{f.Name(), "is empty, a disk has at least one sector", "truncate -s 8G " + f.Name()}
 	case format == "qcow2" && !isQcow2:
 		return nil, &Error{f.Name(), "is no qcow2 image", ""}
-	case isQcow2 && format != "raw" && writable:
-		return nil, &Error{f.Name(), "is a qcow2 image, which ring3 cannot write to", "open it with ,ro or ,snapshot, or qemu-img convert -O raw " + f.Name() + " NEW"}
 	case isQcow2 && format != "raw":
-		return openQcow2(r, depth)
+		return openQcow2(r, writable, depth)
 	case size%SectorSize != 0 && depth == 0:
 		return nil, &Error{f.Name(), fmt.Sprintf("is %d bytes long, not a multiple of %d: no raw disk image", size, SectorSize),
 			fmt.Sprintf("if it is one, truncate -s %%%d %s", SectorSize, f.Name())}

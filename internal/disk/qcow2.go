@@ -3,14 +3,13 @@ package disk
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 )
 
-// qcow2 is an image in QEMU's format, read only. What its header and tables say
-// is input: it is checked, and nothing is allocated by it that is larger than a
-// cluster or the first table.
+// qcow2 is an image in QEMU's format. What its header and tables say is input:
+// it is checked, and nothing is allocated by it that is larger than a cluster or
+// a first table.
 //
 // Source: QEMU, docs/interop/qcow2.txt; all numbers are big-endian.
 //
@@ -24,8 +23,12 @@ type qcow2 struct {
 	l1      []uint64 // first table
 	inflate inflater
 	backing Image // nil: none
+	version uint32
 
-	mu       sync.Mutex
+	mu sync.RWMutex // for writing: when something changes where clusters are
+	w  *qcow2Writer // nil: read only
+
+	unpack   sync.Mutex
 	lastAt   uint64 // descriptor of the compressed cluster that was unpacked last
 	lastData []byte // what was in it; nil: none
 }
@@ -41,7 +44,12 @@ const (
 	qcowCrypt         = 32 // u32
 	qcowL1Size        = 36 // u32, entries
 	qcowL1Offset      = 40 // u64
+	qcowRefOffset     = 48 // u64
+	qcowRefClusters   = 56 // u32
+	qcowSnapshots     = 60 // u32
 	qcowIncompatible  = 72 // u64, from version 3 on
+	qcowAutoclear     = 88 // u64
+	qcowRefOrder      = 96 // u32: reference counts have 2^n bits
 	qcowHeaderLength  = 100
 	qcowCompression   = 104 // u8, if the header is so long
 	qcowHeaderMax     = 112
@@ -73,7 +81,7 @@ const (
 
 // openQcow2 opens the qcow2 image in file, and those below it. depth is how many
 // are above it.
-func openQcow2(file *raw, depth int) (*qcow2, error) {
+func openQcow2(file *raw, writable bool, depth int) (_ *qcow2, err error) {
 	name := file.f.Name()
 	bad := func(format string, args ...any) error {
 		return &Error{name, "is a qcow2 image, and " + fmt.Sprintf(format, args...), ""}
@@ -91,6 +99,7 @@ func openQcow2(file *raw, depth int) (*qcow2, error) {
 	q := &qcow2{file: file, bits: uint(be.Uint32(h[qcowClusterBits:])), size: int64(be.Uint64(h[qcowSize:]))}
 	headerEnd, compression := int64(qcowHeaderV2), byte(0)
 	version := be.Uint32(h[qcowVersion:])
+	q.version = version
 	switch {
 	case version != 2 && version != 3:
 		return nil, bad("of version %d, not 2 or 3", version)
@@ -123,6 +132,11 @@ func openQcow2(file *raw, depth int) (*qcow2, error) {
 	if err := q.readL1(int64(be.Uint64(h[qcowL1Offset:])), be.Uint32(h[qcowL1Size:])); err != nil {
 		return nil, bad("%v", err)
 	}
+	if writable {
+		if q.w, err = newQcow2Writer(q, h); err != nil {
+			return nil, err
+		}
+	}
 	if at := int64(be.Uint64(h[qcowBackingOffset:])); at != 0 {
 		n := be.Uint32(h[qcowBackingSize:])
 		if n == 0 || n > qcowBackingMax {
@@ -132,7 +146,6 @@ func openQcow2(file *raw, depth int) (*qcow2, error) {
 		if _, err := file.f.ReadAt(b, at); err != nil {
 			return nil, bad("the name of the image below it: %v", err)
 		}
-		var err error
 		if q.backing, err = q.openBacking(string(b), q.backingFormat(headerEnd), depth); err != nil {
 			return nil, fmt.Errorf("%s: the image below it: %w", name, err)
 		}
@@ -202,7 +215,11 @@ func (q *qcow2) Size() int64 { return q.size }
 
 // Close implements Image.
 func (q *qcow2) Close() error {
-	err := q.file.Close()
+	var err error
+	if q.w != nil {
+		err = errors.Join(q.Flush(), q.file.f.Truncate(q.w.next))
+	}
+	err = errors.Join(err, q.file.Close())
 	if q.backing != nil {
 		err = errors.Join(err, q.backing.Close())
 	}
@@ -210,25 +227,17 @@ func (q *qcow2) Close() error {
 }
 
 // ReadAt implements Image.
-func (q *qcow2) ReadAt(bufs [][]byte, off int64) error { return q.read(Image.ReadAt, bufs, off) }
+func (q *qcow2) ReadAt(bufs [][]byte, off int64) error {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return q.read(Image.ReadAt, bufs, off)
+}
 
 // ReadCached implements Image.
 func (q *qcow2) ReadCached(bufs [][]byte, off int64) bool {
+	if !q.mu.TryRLock() {
+		return false
+	}
+	defer q.mu.RUnlock()
 	return q.read(readCached, bufs, off) == nil
 }
-
-// errReadOnly is what writing to a qcow2 image gives. Nobody gets so far: Open
-// refuses it.
-var errReadOnly = os.ErrPermission
-
-// WriteAt implements Image.
-func (q *qcow2) WriteAt([][]byte, int64) error { return errReadOnly }
-
-// Zero implements Image.
-func (q *qcow2) Zero(int64, int64, bool) error { return errReadOnly }
-
-// Discard implements Image.
-func (q *qcow2) Discard(int64, int64) error { return errReadOnly }
-
-// Flush implements Image.
-func (q *qcow2) Flush() error { return nil }

@@ -7,8 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Places in an image that smallQcow2 makes, of clusters of 512 bytes: one that
@@ -37,6 +40,9 @@ func smallQcow2(backing string) []byte {
 		be.PutUint64(b[qcowBackingOffset:], smallName)
 		be.PutUint32(b[qcowBackingSize:], uint32(copy(b[smallName:], backing)))
 	}
+	be.PutUint32(b[qcowRefOrder:], refOrder16)
+	be.PutUint64(b[qcowRefOffset:], smallL2+0x100) // without counts yet
+	be.PutUint32(b[qcowRefClusters:], 1)
 	be.PutUint64(b[smallL1:], smallL2)
 	be.PutUint64(b[smallL2:], smallPlain)
 	be.PutUint64(b[smallL2+8:], entryCompressed|smallPacked)
@@ -129,10 +135,6 @@ func TestQcow2Refused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	p := save(t, t.TempDir(), "x.qcow2", smallQcow2(""))
-	if _, err := Open(Options{Path: p}); err == nil || !strings.Contains(err.Error(), "cannot write to") {
-		t.Errorf("for writing: %v", err)
-	}
 }
 
 func backing(b []byte, name string) { copy(b, smallQcow2(name)) }
@@ -161,25 +163,23 @@ func TestQcow2Damaged(t *testing.T) {
 	}
 }
 
-// TestQcow2Tool reads what qemu-img has written.
-func TestQcow2Tool(t *testing.T) {
+// tool is qemu-img, run in a directory of its own with a raw image "raw" of the
+// content that it returns: blocks that are random, repeated, or empty.
+func tool(t *testing.T) (content []byte, run func(args ...string)) {
+	t.Helper()
 	qemuImg, err := exec.LookPath("qemu-img")
 	if err != nil {
 		t.Skip("no qemu-img: install qemu-utils")
 	}
+	if _, err := os.Stat("/dev/shm"); err == nil {
+		t.Setenv("TMPDIR", "/dev/shm") // a disk would be flushed a thousand times
+	}
 	dir := t.TempDir()
 	t.Chdir(dir)
-	run := func(args ...string) {
-		t.Helper()
-		if out, err := exec.Command(qemuImg, args...).CombinedOutput(); err != nil {
-			t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
-		}
-	}
-	// Blocks that are random, repeated, or empty.
-	want := make([]byte, 5<<20+1536)
+	content = make([]byte, 5<<20+1536)
 	r := rand.New(rand.NewSource(1))
-	for off := 0; off < len(want); off += 30000 {
-		b := want[off:min(off+30000, len(want))]
+	for off := 0; off < len(content); off += 30000 {
+		b := content[off:min(off+30000, len(content))]
 		switch r.Intn(3) {
 		case 0:
 			r.Read(b)
@@ -187,16 +187,42 @@ func TestQcow2Tool(t *testing.T) {
 			copy(b, bytes.Repeat([]byte("ring3 "), 5000))
 		}
 	}
-	save(t, dir, "raw", want)
-	run("convert", "-f", "raw", "-O", "qcow2", "raw", "plain")
-	run("convert", "-f", "raw", "-O", "qcow2", "-o", "compat=0.10", "raw", "version2")
-	run("convert", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=512", "raw", "small")
-	run("convert", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=2M", "raw", "big")
-	run("convert", "-f", "raw", "-O", "qcow2", "-c", "raw", "deflate")
-	run("convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd", "raw", "zstd")
-	run("create", "-f", "qcow2", "-b", "deflate", "-F", "qcow2", "overlay")
-	run("create", "-f", "qcow2", "-b", "raw", "-F", "raw", "overraw")
-	for _, name := range []string{"plain", "version2", "small", "big", "deflate", "zstd", "overlay", "overraw"} {
+	save(t, dir, "raw", content)
+	return content, func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(qemuImg, args...).CombinedOutput(); err != nil {
+			t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
+
+// kinds makes images with the content of "raw", and empty ones over it.
+func kinds(run func(args ...string)) (names []string) {
+	for name, options := range map[string][]string{
+		"plain":    {},
+		"version2": {"-o", "compat=0.10"},
+		"small":    {"-o", "cluster_size=512"},
+		"big":      {"-o", "cluster_size=2M"},
+		"prealloc": {"-o", "preallocation=metadata"},
+		"deflate":  {"-c"},
+		"zstd":     {"-c", "-o", "compression_type=zstd"},
+	} {
+		args := append([]string{"convert", "-f", "raw", "-O", "qcow2"}, options...)
+		run(append(args, "raw", name)...)
+		names = append(names, name)
+	}
+	run("convert", "-f", "raw", "-O", "qcow2", "-c", "raw", "base")
+	run("create", "-f", "qcow2", "-b", "base", "-F", "qcow2", "overlay")
+	run("create", "-f", "qcow2", "-o", "compat=0.10", "-b", "raw", "-F", "raw", "overraw")
+	run("create", "-f", "qcow2", "-o", "cluster_size=512", "-b", "raw", "-F", "raw", "smallover")
+	return append(names, "overlay", "overraw", "smallover")
+}
+
+// TestQcow2Tool reads what qemu-img has written.
+func TestQcow2Tool(t *testing.T) {
+	want, run := tool(t)
+	r := rand.New(rand.NewSource(1))
+	for _, name := range kinds(run) {
 		img := mustOpen(t, Options{Path: name, Snapshot: true})
 		if got := read(t, img, 0, img.Size()); !bytes.Equal(got, want) {
 			t.Errorf("%s: the content differs", name)
@@ -211,13 +237,106 @@ func TestQcow2Tool(t *testing.T) {
 	}
 }
 
-// FuzzQcow2: an image that is anything, from which everything is read.
+// TestQcow2Write does random things to images of all kinds. Twice on the way the
+// file is looked at as it is after the monitor was killed: what was flushed last
+// must be in it, and no more be wrong than clusters that nobody uses. In the end
+// nothing is, for qemu-img either.
+func TestQcow2Write(t *testing.T) {
+	content, run := tool(t)
+	for _, name := range kinds(run) {
+		t.Run(name, func(t *testing.T) {
+			want := bytes.Clone(content)
+			size := int64(len(want))
+			img, err := Open(Options{Path: name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := rand.New(rand.NewSource(int64(len(name))))
+			for i := range 400 {
+				off := r.Int63n(size/SectorSize) * SectorSize
+				n := min(size-off, (1+r.Int63n(1<<r.Intn(10)))*SectorSize)
+				var err error
+				switch r.Intn(8) {
+				default:
+					b := make([]byte, n)
+					r.Read(b)
+					copy(want[off:], b)
+					err = img.WriteAt([][]byte{b[:n/3], b[n/3:]}, off)
+				case 0:
+					clear(want[off : off+n])
+					err = img.Zero(off, n, i%2 == 0)
+				case 1:
+					err = img.Flush()
+				case 2:
+					if err = img.Discard(off, n); err == nil { // may be anything
+						err = img.ReadAt([][]byte{want[off : off+n]}, off)
+					}
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := read(t, img, off, n); !bytes.Equal(got, want[off:off+n]) {
+					t.Fatalf("step %d: %d bytes at %d differ", i, n, off)
+				}
+				if i%150 == 149 {
+					if err := img.Flush(); err != nil {
+						t.Fatal(err)
+					}
+					killed(t, name, want)
+				}
+			}
+			if !bytes.Equal(read(t, img, 0, size), want) {
+				t.Error("the image is not as it should be")
+			}
+			if err := img.Close(); err != nil {
+				t.Fatal(err)
+			}
+			run("check", "-f", "qcow2", name)
+			run("convert", "-f", "qcow2", "-O", "raw", name, "out")
+			if got, err := os.ReadFile("out"); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("qemu-img sees something else: %v", err)
+			}
+			again := mustOpen(t, Options{Path: name})
+			if !bytes.Equal(read(t, again, 0, size), want) {
+				t.Error("opened again it is not as it should be")
+			}
+		})
+	}
+}
+
+// killed looks at a copy of an image that is open.
+func killed(t *testing.T, name string, want []byte) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := save(t, ".", name+".killed", b)
+	// 3: there are leaks.
+	if out, err := exec.Command("qemu-img", "check", "-f", "qcow2", p).CombinedOutput(); err != nil && !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("check: %v\n%s", err, out)
+	}
+	img, err := Open(Options{Path: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	if !bytes.Equal(read(t, img, 0, img.Size()), want) {
+		t.Error("what was flushed is not there")
+	}
+}
+
+// FuzzQcow2: an image that is anything, which is read and written.
 func FuzzQcow2(f *testing.F) {
 	f.Add(smallQcow2(""))
 	f.Add(smallQcow2("x"))
-	dir := f.TempDir()
+	fd, err := unix.MemfdCreate("image", unix.MFD_CLOEXEC)
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer unix.Close(fd)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		img, err := Open(Options{Path: save(t, dir, "x", b), ReadOnly: true})
+		img, err := Open(Options{Path: save(t, "/proc/self/fd", strconv.Itoa(fd), b)})
 		if err != nil {
 			return
 		}
@@ -226,6 +345,8 @@ func FuzzQcow2(f *testing.F) {
 		for _, off := range []int64{0, 512, img.Size() / 2, img.Size() - 1} {
 			n := min(int64(len(p)), img.Size()-off)
 			img.ReadAt([][]byte{p[:n/2], p[n/2 : n]}, max(off, 0))
+			img.WriteAt([][]byte{p[:n/2], p[n/2 : n]}, max(off, 0))
+			img.Zero(max(off, 0), n, true)
 		}
 	})
 }

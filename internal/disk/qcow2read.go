@@ -13,13 +13,13 @@ import (
 
 var be = binary.BigEndian
 
-// Entries of the tables. Bit 63 says that the reference count is 1, which is
-// nothing to a reader.
+// Entries of the tables.
 const (
 	tableOffset     = 1<<56 - 1<<9 // bits 9-55: of a second table, or of a cluster
 	entryZeros      = 1 << 0
 	entryCompressed = 1 << 62
 	entryDescriptor = 1<<62 - 1
+	entryCopied     = 1 << 63 // the reference count is 1: it may be written to
 )
 
 // read fills bufs from off on.
@@ -47,17 +47,25 @@ func (q *qcow2) read(from reader, bufs [][]byte, off int64) error {
 	})
 }
 
-// entry is that of the second table for a guest offset, 0 if there is none.
+// entry is that of the second table for a guest offset, 0 if there is none. q.mu
+// is held.
 func (q *qcow2) entry(from reader, off int64) (uint64, error) {
+	if q.w != nil {
+		if e, ok := q.w.pending[off>>q.bits]; ok {
+			return e, nil
+		}
+	}
 	table := int64(q.l1[off>>(2*q.bits-3)] & tableOffset)
 	if table == 0 {
 		return 0, nil
 	}
-	index := off >> q.bits & (1<<(q.bits-3) - 1)
 	var b [8]byte
-	err := q.readHost(from, b[:], table+8*index)
+	err := q.readHost(from, b[:], table+8*q.l2Index(off>>q.bits))
 	return be.Uint64(b[:]), err
 }
+
+// l2Index is the place of a cluster in its second table.
+func (q *qcow2) l2Index(cluster int64) int64 { return cluster & (1<<(q.bits-3) - 1) }
 
 // readHost reads the file at off. Behind its end are zeros: an image may end
 // within its last cluster.
@@ -83,14 +91,11 @@ func (q *qcow2) readBacking(from reader, b []byte, off int64) error {
 // readCompressed reads from offset in of a compressed cluster. The one that was
 // last unpacked is kept: the next read is probably of the same.
 func (q *qcow2) readCompressed(from reader, b []byte, in int64, descriptor uint64) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.unpack.Lock()
+	defer q.unpack.Unlock()
 	if q.lastAt != descriptor || q.lastData == nil {
-		// Bits 0 to x-1 are an offset in the file, the rest the number of sectors
-		// behind the one with that offset.
-		x := 62 - (q.bits - 8)
-		off := int64(descriptor & (1<<x - 1))
-		packed := make([]byte, int64(descriptor>>x+1)*SectorSize-off%SectorSize)
+		off, n := q.packed(descriptor)
+		packed := make([]byte, n)
 		if err := q.readHost(from, packed, off); err != nil {
 			return err
 		}
@@ -102,6 +107,15 @@ func (q *qcow2) readCompressed(from reader, b []byte, in int64, descriptor uint6
 	}
 	copy(b, q.lastData[in:])
 	return nil
+}
+
+// packed is where a compressed cluster is in the file. Bits 0 to x-1 of its
+// descriptor are an offset, the rest is the number of sectors behind the one that
+// has that.
+func (q *qcow2) packed(descriptor uint64) (off, n int64) {
+	x := 62 - (q.bits - 8)
+	off = int64(descriptor & (1<<x - 1))
+	return off, int64(descriptor>>x+1)*SectorSize - off%SectorSize
 }
 
 // inflater unpacks to all of dst.
