@@ -62,8 +62,9 @@ machine.
 Without --kernel the default kernel of the store is booted, which is fetched if
 the store is empty. Without --initrd the userland is BusyBox.
 
-A --disk is a raw image, or a qcow2 image for reading (,ro or ,snapshot). It is
-locked while the machine runs, so that no two write to the same. The built-in userland loads the drivers for it if the kernel is of the
+A --disk is a raw image, or a qcow2 image if its name ends in .qcow2 or ,qcow2 is
+given. It is locked while the machine runs, so that no two write to the same. The
+built-in userland loads the drivers for it if the kernel is of the
 store and has them as modules; another userland must bring them.
 
 SIGUSR1 prints the table of exits while the machine runs, on standard error.

@@ -8,7 +8,7 @@ import (
 )
 
 // Disks are disk images as the values of a flag that may be repeated, each
-// FILE[,ro][,snapshot].
+// FILE[,ro][,snapshot][,raw][,qcow2].
 type Disks []disk.Options
 
 // ParseDisk reads one of them. A file's name cannot have a comma.
@@ -24,8 +24,10 @@ func ParseDisk(s string) (disk.Options, error) {
 			o.ReadOnly = true
 		case "snapshot":
 			o.Snapshot = true
+		case disk.Raw, disk.Qcow2:
+			o.Format = w
 		default:
-			return o, fmt.Errorf("%s: %q is no option of a disk: use ro or snapshot", o.Path, w)
+			return o, fmt.Errorf("%s: %q is no option of a disk: use ro, snapshot, raw or qcow2", o.Path, w)
 		}
 	}
 	if o.ReadOnly && o.Snapshot {

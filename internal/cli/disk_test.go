@@ -11,6 +11,7 @@ func TestParseDisk(t *testing.T) {
 		"a.img":             {Path: "a.img"},
 		"/x/a.img,ro":       {Path: "/x/a.img", ReadOnly: true},
 		"a.img,snapshot":    {Path: "a.img", Snapshot: true},
+		"a.img,qcow2,ro":    {Path: "a.img", Format: disk.Qcow2, ReadOnly: true},
 		"a b.img,ro,ro":     {Path: "a b.img", ReadOnly: true},
 		"/dev/sdb,snapshot": {Path: "/dev/sdb", Snapshot: true},
 	} {
@@ -24,12 +25,12 @@ func TestParseDisk(t *testing.T) {
 		}
 	}
 	var d Disks
-	for _, s := range []string{"a,ro", "b", "c,snapshot"} {
+	for _, s := range []string{"a,ro", "b", "c,raw,snapshot"} {
 		if err := d.Set(s); err != nil {
 			t.Error(err)
 		}
 	}
-	if got := d.String(); got != "a,ro b c,snapshot" {
+	if got := d.String(); got != "a,ro b c,raw,snapshot" {
 		t.Errorf("prints as %q", got)
 	}
 }

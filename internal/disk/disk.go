@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,18 +47,30 @@ type Image interface {
 type Options struct {
 	Path     string
 	ReadOnly bool
-	Snapshot bool // writes are kept apart and lost in the end
+	Snapshot bool   // writes are kept apart and lost in the end
+	Format   string // Raw, Qcow2, or "": qcow2 if the name ends so and the content begins so, else raw
 }
+
+// Formats. The first bytes of an image do not tell on their own: the guest of a
+// raw one can write there, and a qcow2 header can name any file of the host.
+const (
+	Raw   = "raw"
+	Qcow2 = "qcow2"
+)
 
 // String is how the options are written.
 func (o Options) String() string {
+	s := o.Path
+	if o.Format != "" {
+		s += "," + o.Format
+	}
 	switch {
 	case o.ReadOnly:
-		return o.Path + ",ro"
+		s += ",ro"
 	case o.Snapshot:
-		return o.Path + ",snapshot"
+		s += ",snapshot"
 	}
-	return o.Path
+	return s
 }
 
 // Error is an image that cannot be used, and what to do about it.
@@ -76,10 +89,10 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Open opens and locks an image, raw or qcow2, which its first bytes tell.
+// Open opens and locks an image.
 // Mistakes of the user are an *Error.
 func Open(o Options) (Image, error) {
-	img, err := openFile(o, "", 0)
+	img, err := openFile(o, 0)
 	if err != nil || !o.Snapshot {
 		return img, err
 	}
@@ -90,9 +103,9 @@ func Open(o Options) (Image, error) {
 	return s, nil
 }
 
-// openFile opens an image of a format, "" for what it looks like. depth is how
-// many images are above it.
-func openFile(o Options, format string, depth int) (Image, error) {
+// openFile opens an image, without a snapshot over it. depth is how many images
+// are above it.
+func openFile(o Options, depth int) (Image, error) {
 	writable := !o.ReadOnly && !o.Snapshot
 	flags := os.O_RDONLY
 	if writable {
@@ -103,7 +116,7 @@ func openFile(o Options, format string, depth int) (Image, error) {
 	if err != nil {
 		return nil, openError(o.Path, err, writable, depth)
 	}
-	img, err := open(f, writable, format, depth)
+	img, err := open(f, writable, o.Format, depth)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -157,9 +170,12 @@ func open(f *os.File, writable bool, format string, depth int) (Image, error) {
 	switch isQcow2 := string(head) == qcowMagic; {
 	case size == 0:
 		return nil, &Error{f.Name(), "is empty, a disk has at least one sector", "truncate -s 8G " + f.Name()}
-	case format == "qcow2" && !isQcow2:
+	case format == Qcow2 && !isQcow2:
 		return nil, &Error{f.Name(), "is no qcow2 image", ""}
-	case isQcow2 && format != "raw":
+	case isQcow2 && format == "" && filepath.Ext(f.Name()) != ".qcow2":
+		return nil, &Error{f.Name(), "looks like a qcow2 image and its name does not say so: a guest may have written that",
+			"name it .qcow2, or give ,qcow2 or ,raw"}
+	case isQcow2 && format != Raw:
 		return openQcow2(r, writable, depth)
 	case size%SectorSize != 0 && depth == 0:
 		return nil, &Error{f.Name(), fmt.Sprintf("is %d bytes long, not a multiple of %d: no raw disk image", size, SectorSize),

@@ -203,11 +203,11 @@ func (q *qcow2) openBacking(name, format string, depth int) (Image, error) {
 		return nil, &Error{name, fmt.Sprintf("there are more than %d images below each other", maxBacking), ""}
 	}
 	switch format {
-	case "", "raw", "qcow2":
+	case "", Raw, Qcow2:
 	default:
 		return nil, &Error{name, fmt.Sprintf("has the format %q, not raw or qcow2", format), ""}
 	}
-	return openFile(Options{Path: name, ReadOnly: true}, format, depth)
+	return openFile(Options{Path: name, ReadOnly: true, Format: format}, depth)
 }
 
 // Size implements Image.

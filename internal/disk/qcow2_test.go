@@ -68,7 +68,7 @@ func save(t testing.TB, dir, name string, b []byte) string {
 func TestQcow2(t *testing.T) {
 	dir := t.TempDir()
 	save(t, dir, "below", bytes.Repeat([]byte("b"), 3*512+100)) // ends in the fourth cluster
-	p := save(t, dir, "above", smallQcow2("below"))
+	p := save(t, dir, "above.qcow2", smallQcow2("below"))
 	want := bytes.Join([][]byte{cluster('p'), cluster('c'), cluster(0), bytes.Repeat([]byte("b"), 100), make([]byte, 412)}, nil)
 	for _, o := range []Options{{Path: p, ReadOnly: true}, {Path: p, Snapshot: true}} {
 		img := mustOpen(t, o)
@@ -89,6 +89,33 @@ func TestQcow2(t *testing.T) {
 	copy(want[600:], "new")
 	if got := read(t, img, 0, smallSize); !bytes.Equal(got, want) {
 		t.Error("a snapshot has something else than was written")
+	}
+}
+
+// TestFormat: what the guest of a raw image can write there does not make it a
+// qcow2 image.
+func TestFormat(t *testing.T) {
+	dir := t.TempDir()
+	q, other := smallQcow2(""), make([]byte, 4096)
+	for _, tt := range []struct {
+		name    string
+		content []byte
+		format  string
+		size    int64 // 0: refused
+	}{
+		{"a", q, "", 0}, {"a.img", q, "", 0}, {"a", q, Raw, int64(len(q))}, {"a", q, Qcow2, smallSize},
+		{"a.qcow2", q, "", smallSize}, {"a.qcow2", q, Raw, int64(len(q))}, {"b.qcow2", other, "", 4096}, {"b", other, Qcow2, 0},
+	} {
+		img, err := Open(Options{Path: save(t, dir, tt.name, tt.content), Format: tt.format})
+		if (err == nil) != (tt.size != 0) {
+			t.Errorf("%s with format %q: %v", tt.name, tt.format, err)
+		}
+		if err == nil {
+			if img.Size() != tt.size {
+				t.Errorf("%s with format %q has %d bytes, want %d", tt.name, tt.format, img.Size(), tt.size)
+			}
+			img.Close()
+		}
 	}
 }
 
@@ -150,7 +177,7 @@ func TestQcow2Damaged(t *testing.T) {
 	} {
 		b := smallQcow2("")
 		be.PutUint64(b[smallL2:], entry)
-		img := mustOpen(t, Options{Path: save(t, t.TempDir(), "x", b), ReadOnly: true})
+		img := mustOpen(t, Options{Path: save(t, t.TempDir(), "x", b), ReadOnly: true, Format: Qcow2})
 		got := make([]byte, 512)
 		for range 2 {
 			if err := img.ReadAt([][]byte{got}, 0); (err == nil) != (name == "outside") {
@@ -223,7 +250,7 @@ func TestQcow2Tool(t *testing.T) {
 	want, run := tool(t)
 	r := rand.New(rand.NewSource(1))
 	for _, name := range kinds(run) {
-		img := mustOpen(t, Options{Path: name, Snapshot: true})
+		img := mustOpen(t, Options{Path: name, Snapshot: true, Format: Qcow2})
 		if got := read(t, img, 0, img.Size()); !bytes.Equal(got, want) {
 			t.Errorf("%s: the content differs", name)
 		}
@@ -247,7 +274,7 @@ func TestQcow2Write(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := bytes.Clone(content)
 			size := int64(len(want))
-			img, err := Open(Options{Path: name})
+			img, err := Open(Options{Path: name, Format: Qcow2})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -296,7 +323,7 @@ func TestQcow2Write(t *testing.T) {
 			if got, err := os.ReadFile("out"); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("qemu-img sees something else: %v", err)
 			}
-			again := mustOpen(t, Options{Path: name})
+			again := mustOpen(t, Options{Path: name, Format: Qcow2})
 			if !bytes.Equal(read(t, again, 0, size), want) {
 				t.Error("opened again it is not as it should be")
 			}
@@ -316,7 +343,7 @@ func killed(t *testing.T, name string, want []byte) {
 	if out, err := exec.Command("qemu-img", "check", "-f", "qcow2", p).CombinedOutput(); err != nil && !strings.Contains(err.Error(), "exit status 3") {
 		t.Errorf("check: %v\n%s", err, out)
 	}
-	img, err := Open(Options{Path: p})
+	img, err := Open(Options{Path: p, Format: Qcow2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +363,7 @@ func FuzzQcow2(f *testing.F) {
 	}
 	defer unix.Close(fd)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		img, err := Open(Options{Path: save(t, "/proc/self/fd", strconv.Itoa(fd), b)})
+		img, err := Open(Options{Path: save(t, "/proc/self/fd", strconv.Itoa(fd), b), Format: Qcow2})
 		if err != nil {
 			return
 		}
