@@ -31,9 +31,14 @@ type runOptions struct {
 	timeout  cli.Duration // 0: none
 	engine   string
 	verify   int // 0: off
-	stats    bool
-	tty      bool
-	command  []string
+
+	trace     string // ranges, "" for none
+	traceFile string // "": standard error
+	symbols   string // file, "": those of the kernel
+
+	stats   bool
+	tty     bool
+	command []string
 }
 
 // cmdline is the guest's command line.
@@ -75,6 +80,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
   tar c src | ring3 run -- sh -c 'tar x && ls -l src'
   truncate -s 1G data.img; ring3 run --disk data.img -- sh -c 'mke2fs /dev/vda && mount /dev/vda /mnt'
   ring3 run --kernel generic --memory 1G --timeout 60s -- dmesg
+  ring3 run --trace memset,do_syscall_64+1f --trace-file list.txt -- true
   ring3 run --kernel bzImage --initrd root.cpio.gz --append "rdinit=/bin/sh"`,
 		Args: func(c *cobra.Command, args []string) error {
 			if dash := c.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
@@ -107,6 +113,9 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	f.StringVar(&o.engine, "engine", string(machine.EngineInterp), "`HOW` kernel code is executed: interp, or translate (experimental)")
 	f.IntVar(&o.verify, "verify", 0, "compare translated kernel code with the interpreter, block by block, and stop at a\ndifference (slow; implies --engine translate): all of it, or with --verify=`N`\n1,000 blocks after every N exits of translated code")
 	f.Lookup("verify").NoOptDefVal = "1"
+	f.StringVar(&o.trace, "trace", "", "list translations of kernel code when the machine has ended (implies --engine\ntranslate): of `RANGE`[,RANGE...], each a function, FUNCTION+OFFSET or START-END in\nhexadecimal")
+	f.StringVar(&o.traceFile, "trace-file", "", "`FILE` for that list (default: standard error)")
+	f.StringVar(&o.symbols, "symbols", "", "`FILE` with the kernel's symbols for --trace, a System.map or a saved\n/proc/kallsyms (default: the table that the kernel carries)")
 	f.BoolVar(&o.stats, "stats", false, "print at the end what the machine spent its time on")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give COMMAND a terminal instead of pipes")
 	return c
@@ -129,6 +138,10 @@ func (o *runOptions) check() error {
 		return usageError("--engine: %q is neither interp nor translate", o.engine)
 	case o.verify < 0:
 		return usageError("--verify: %d is negative", o.verify)
+	case o.trace == "" && o.traceFile != "":
+		return usageError("--trace-file: there is no --trace to write")
+	case o.trace == "" && o.symbols != "":
+		return usageError("--symbols: they are for --trace")
 	case len(o.command) > 0 && (o.initrd != "" || o.noInitrd):
 		return usageError("a COMMAND needs the built-in userland: leave out --initrd")
 	case len(o.command) > 0 && o.command[0] == "":

@@ -12,6 +12,7 @@ import (
 	"ring3/internal/console"
 	"ring3/internal/initramfs/guestjob"
 	"ring3/internal/machine"
+	"ring3/internal/trace"
 	"ring3/internal/vcpu"
 )
 
@@ -33,6 +34,7 @@ type session struct {
 	term  *console.Terminal // nil unless raw
 	asked bool              // the command was asked to end
 	stop  context.CancelCauseFunc
+	trace *trace.Trace // nil unless wanted
 }
 
 func newSession(o *runOptions) *session {
@@ -125,6 +127,11 @@ func (s *session) run(ctx context.Context, m guest) error {
 	}
 	if d, ok := errors.AsType[*vcpu.Difference](o.err); ok {
 		os.Stderr.WriteString(d.Report())
+	}
+	if s.trace != nil {
+		if terr := writeTrace(s.o.traceFile, s.trace); terr != nil && err == nil {
+			err = withStatus(statusHost, "--trace-file: %w", terr)
+		}
 	}
 	return err
 }

@@ -78,6 +78,12 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 		return cfg, err
 	}
 	cfg.Kernel = kernel.Image
+	if o.trace != "" {
+		if s.trace, err = o.newTrace(cfg.Kernel, cfg.Cache); err != nil {
+			return cfg, err
+		}
+		cfg.Trace = s.trace
+	}
 	if s.builtIn() {
 		cfg.InitrdData, err = s.userland(ctx, store, kernel)
 	}

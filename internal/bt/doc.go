@@ -63,6 +63,9 @@ type Host struct {
 	Scratch  uint32 // eight quadwords
 	Exit     uint64 // the stub's exit routine
 	Sysret   uint64 // the stub's routine for SYSRET, which may use the exit
+	Iret     uint64 // and for IRET, which finds its frame in Frame
+	Frame    uint32 // five quadwords
+	SetCR3   uint64 // and for MOV to CR3: value and continuation are in words
 	IF       uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
 	Want     uint32 // quadword: not 0 when an interrupt waits for IF
 	Mask     uint32 // quadword TableSize-1
@@ -86,6 +89,7 @@ type Host struct {
 	UserWrite uint32 // and for writing
 	UserDelta uint32 // and host address less guest address
 	UserIndex uint32 // quadword UserIndex
+	UserSalt  uint32 // quadword that is part of all tags
 	UserPage  uint32 // quadword UserPage
 	DFMask    uint32 // quadword FlagDF
 	Room      uint32 // quadwords Room
@@ -135,6 +139,8 @@ const (
 	ExitVector                    // the same, and it uses extended state: more will follow
 	ExitUser                      // the instruction at RIP wants to read at Scratch[4], which the user TLB lacks
 	ExitUserWrite                 // the same, to write
+	ExitWindow                    // the instruction at RIP opens the window that an interrupt waits for: interpret it
+	ExitKinds                     // how many there are
 )
 
 // Exit is one way out of a block.

@@ -100,6 +100,20 @@ func (e *emitter) sysret(rip uint64) {
 	e.jmp(e.h.Sysret)
 }
 
+// iret emits IRETQ, whose frame is read here, where a fault finds a mark.
+func (e *emitter) iret(rip uint64) {
+	e.two(rip)
+	for i := range uint32(5) {
+		e.bytes(0x48, 0x8b, 0x4c, 0x24, byte(8*i)) // mov rcx, [rsp+8i]
+		e.absolute(0x89, x86.RCX, e.h.Frame+8*i)
+	}
+	e.untwo()
+	e.mark(rip, None)
+	e.b.Exits = append(e.b.Exits, Exit{Kind: ExitStep, RIP: rip})
+	e.exitID(len(e.b.Exits) - 1)
+	e.jmp(e.h.Iret)
+}
+
 // finish emits the exits of the direct branches.
 func (e *emitter) finish() {
 	for _, j := range e.tail {

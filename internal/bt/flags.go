@@ -26,6 +26,7 @@ func (e *emitter) sti(pc uint64) {
 	free := e.jrcxz()
 	e.load(x86.RCX, 0)
 	e.step(pc)
+	e.b.Exits[len(e.b.Exits)-1].Kind = ExitWindow
 	e.land(free)
 	e.mark(pc, RCX)
 	e.bytes(0x48, 0xc7, 0x04, 0x25) // mov qword [IF], 0

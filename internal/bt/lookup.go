@@ -4,11 +4,11 @@ import "ring3/internal/x86"
 
 // The jump table maps guest addresses of indirect branches to host addresses.
 // Its index is the low bits of the guest address.
-const (
-	TableSize = 1 << 18
-	// EmptyTag is in the tags of empty entries: no branch goes to -1.
-	EmptyTag = 1
-)
+const TableSize = 1 << 18
+
+// EmptyTag is the tag of an empty entry, that of an address which has another
+// index: a guest may branch to any address.
+func EmptyTag(index int) uint64 { return -^uint64(index) }
 
 // Lookup is the routine at Host.Lookup: the target is in RCX, the guest's RCX
 // in scratch 0. It has one exit, taken when the table does not know the target;

@@ -11,6 +11,10 @@ func (e *emitter) system(in *insn.Inst, pc, next uint64) bool {
 	switch in.Op {
 	case insn.OpMOV:
 		src := in.Args[1]
+		if dst.Kind == insn.ArgCR && dst.Reg == 3 && src.Reg != x86.RSP && !e.ac {
+			e.setCR3(src.Reg, pc, next)
+			return true
+		}
 		if dst.Kind != insn.ArgGPR || dst.Reg == x86.RSP {
 			return false
 		}
@@ -18,7 +22,10 @@ func (e *emitter) system(in *insn.Inst, pc, next uint64) bool {
 		case src.Kind == insn.ArgCR && src.Reg <= 4 && src.Reg != 1:
 			e.absolute(0x8b, dst.Reg, e.h.CR+8*uint32(src.Reg))
 			return true
-		case src.Kind == insn.ArgSeg && src.Reg <= x86.GS && in.OpSize != 16:
+		case src.Kind == insn.ArgSeg && src.Reg <= x86.GS:
+			if in.OpSize == 16 {
+				e.bytes(0x66) // the rest of the register stays
+			}
 			e.mov32(dst.Reg, e.h.Sel+4*uint32(src.Reg))
 			return true
 		}
@@ -45,7 +52,29 @@ func (e *emitter) system(in *insn.Inst, pc, next uint64) bool {
 	return true
 }
 
-// mov32 loads a doubleword, which clears the upper half of the register.
+// setCR3 emits MOV to CR3, which the stub does if it knows the address space
+// and nothing is to be flushed. It goes on behind the jump.
+func (e *emitter) setCR3(reg uint8, pc, next uint64) {
+	e.mark(pc, None)
+	e.absolute(0x89, reg, e.h.Scratch+8*wordCR3)
+	e.b.Exits = append(e.b.Exits, Exit{Kind: ExitStep, RIP: pc})
+	e.exitID(len(e.b.Exits) - 1)
+	e.bytes(0x48, 0xc7, 0x04, 0x25) // mov qword [wordNext], imm32
+	e.imm32(e.h.Scratch + 8*wordNext)
+	const jump = 5
+	e.imm32(uint32(e.at) + e.off() + 4 + jump)
+	e.jmp(e.h.SetCR3)
+	e.mark(next, None)
+}
+
+// Scratch words of setCR3.
+const (
+	wordCR3  = 2
+	wordNext = 3
+)
+
+// mov32 loads a doubleword, which clears the upper half of the register; with
+// an operand-size prefix before it, a word.
 func (e *emitter) mov32(reg uint8, addr uint32) {
 	if reg >= 8 {
 		e.bytes(0x44)

@@ -103,6 +103,10 @@ func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
 	if c == insn.Branch {
 		return e.branch(raw, in, pc, next), true
 	}
+	if in.Op == insn.OpIRET && in.OpSize == 64 && !e.ac {
+		e.iret(pc)
+		return true, true
+	}
 	switch {
 	case in.Op == insn.OpSTAC || in.Op == insn.OpCLAC:
 		set := in.Op == insn.OpSTAC

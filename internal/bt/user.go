@@ -8,13 +8,14 @@ import (
 // With RFLAGS.AC set, a memory operand may be user memory, whose addresses are
 // not folded: all RAM is mapped once more, and the user TLB says what to add
 // to a guest address to get there. It is direct-mapped. A tag is the negated
-// page number, or 1. The page of the last byte is compared with the tag at the
+// page number, less a salt that stands for the address space, or 1. The page of the last byte is compared with the tag at the
 // index of the first, so that what crosses a page misses.
 const (
 	UserTLBSize = 256
 	UserIndex   = (UserTLBSize - 1) * x86.PageSize // bits of an address that are the index
 	UserPage    = 1<<64 - x86.PageSize             // bits that the tag has
 	EmptyUser   = 1                                // tag of an empty entry
+	SaltShift   = 52                               // page numbers are below, salts above; EmptyUser wants no salt with all bits set
 )
 
 // Room are masks for PEXT: an offset in a page; then the number of units of 2, 4
@@ -157,6 +158,14 @@ func (e *emitter) tags(a access) uint32 {
 	return e.h.UserRead
 }
 
+// matches makes RCX, a page number, 0 if the tag at index RDX is that of it.
+func (e *emitter) matches(t uint8, acc access) {
+	e.load64(t, e.tags(acc))
+	e.lea(x86.RCX, x86.RCX, t, 0)
+	e.absolute(0x8b, t, e.h.UserSalt)
+	e.lea(x86.RCX, x86.RCX, t, 0)
+}
+
 // userExit emits the exit for a miss, with all registers the guest's.
 func (e *emitter) userExit(pc uint64, a access) {
 	kind := ExitUser
@@ -217,8 +226,7 @@ func (e *emitter) user(raw []byte, in *insn.Inst, pc, next uint64) bool {
 	e.pext(x86.RDX, s, e.h.UserIndex)
 	e.lea1(x86.RCX, s, int32(size-1))
 	e.pext(x86.RCX, x86.RCX, e.h.UserPage)
-	e.load64(t, e.tags(acc))
-	e.lea(x86.RCX, x86.RCX, t, 0)
+	e.matches(t, acc)
 	hit := e.jrcxz()
 	e.save(wordEA, s)
 	e.unfour(s, t)

@@ -80,7 +80,7 @@ func TestContext(t *testing.T) {
 // TestUserInterpreted lists what is interpreted with AC set.
 func TestUserInterpreted(t *testing.T) {
 	for _, guest := range []string{
-		"9c", "9d", "480f07", "fb90", // pushfq, popfq, sysretq, sti
+		"9c", "9d", "480f07", "48cf", "fb90", // pushfq, popfq, sysretq, iretq, sti
 		"480fab07",   // bts [rdi], rax
 		"480fc70f",   // cmpxchg16b
 		"488927",     // mov [rdi], rsp

@@ -143,5 +143,19 @@ func (s *State) LeaveSyscall() {
 	s.CPL = 3
 }
 
+// EnterGate sets them as an interrupt or trap gate does in long mode that leads
+// from user mode to a flat code segment of privilege level 0 (SDM vol. 3A,
+// section 6.14.4).
+func (s *State) EnterGate(sel uint16) {
+	s.Seg[x86.CS], s.Seg[x86.SS] = FlatCode(sel, 0, AttrL), NullSS(0, 0)
+	s.CPL = 0
+}
+
+// NullSS is SS with a null selector: usable in 64-bit mode at CPL 0 to 2. The
+// DPL is always CPL.
+func NullSS(sel uint16, cpl uint8) Segment {
+	return Segment{Sel: sel, Attr: uint16(cpl) << 5, Unusable: true}
+}
+
 // Paging reports CR0.PG.
 func (s *State) Paging() bool { return s.CR0&x86.CR0PG != 0 }

@@ -6,20 +6,35 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ring3/internal/direct/stub"
 	"ring3/internal/guestmem"
 	"ring3/internal/host"
 	"ring3/internal/x86"
+	"ring3/internal/x86/insn"
 )
 
 // codeStore knows what the scanner found in the pages of RAM, and keeps the
 // private copies of those with patches: in a sparse memfd, each at the offset
-// that the page has in RAM. Behind them lies the code of sites.go.
+// that the page has in RAM. Behind them lie the code of sites.go and the
+// answers of cpuid.go.
 type codeStore struct {
-	fd    int
-	state []uint8 // by page of RAM; stClean...
-	pages map[uint64]*codePage
-	flips map[uint64]uint8 // how often a page with code was written to
+	fd      int
+	answers uint64  // offset
+	state   []uint8 // by page of RAM; stClean...
+	pages   map[uint64]*codePage
+	flips   map[uint64]uint8 // how often a page with code was written to
+	tails   map[uint64]tail  // by page: how rescanTail last saw it
 }
+
+// tail is an instruction that crosses the end of a page, as it was judged: where
+// it starts, in which mode, and what the next page had for its rest.
+type tail struct {
+	at   int
+	mode insn.Mode
+	next [insn.MaxLen - 1]byte
+}
+
+const maxTails = 1 << 14
 
 // Page states.
 const (
@@ -47,12 +62,13 @@ func (p *codePage) patched(at int) bool {
 }
 
 func newCodeStore(ram uint64) (*codeStore, error) {
-	fd, err := host.Memfd("ring3-code", int64(ram+sitesShared), false)
+	answers := ram + sitesShared
+	fd, err := host.Memfd("ring3-code", int64(answers+stub.AnswersSize), false)
 	if err != nil {
 		return nil, err
 	}
-	return &codeStore{fd: fd, state: make([]uint8, ram/x86.PageSize),
-		pages: map[uint64]*codePage{}, flips: map[uint64]uint8{}}, nil
+	return &codeStore{fd: fd, answers: answers, state: make([]uint8, ram/x86.PageSize),
+		pages: map[uint64]*codePage{}, flips: map[uint64]uint8{}, tails: map[uint64]tail{}}, nil
 }
 
 func (c *codeStore) close() error { return unix.Close(c.fd) }
@@ -71,6 +87,7 @@ func (c *codeStore) forget(m *guestmem.Memory, gpa uint64) {
 		unix.Fallocate(c.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(off), x86.PageSize)
 	}
 	*st = 0
+	delete(c.tails, gpa)
 }
 
 // setPrivate writes the private copy: bytes with every patch applied.

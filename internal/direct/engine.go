@@ -11,6 +11,7 @@ import (
 	"ring3/internal/host"
 	"ring3/internal/mmu"
 	"ring3/internal/x86"
+	"ring3/internal/x86/cpuid"
 )
 
 // Config configures an engine. Zero values mean the defaults.
@@ -25,6 +26,10 @@ type Config struct {
 	NoSpin bool
 	// NoEager maps only the pages that faulted.
 	NoEager bool
+	// CPUID is what the instruction answers in the current State, as far as it
+	// can be listed. It may change with XCR0 and CR4.OSXSAVE only. Where it is
+	// nil, each patched CPUID is a step for the interpreter.
+	CPUID func() []cpuid.Answer
 
 	kernel bool // the engine is the inside of a Kernel
 }
@@ -52,7 +57,8 @@ type Engine struct {
 	slots     *slots
 	code      *codeStore
 	sites     sites
-	pair      *pair // nil: all goes through the monitor
+	answered  cpuidState // see answer
+	pair      *pair      // nil: all goes through the monitor
 	rmap      rmap
 	spawner   *spawner
 	zygote    *zygote
@@ -72,16 +78,18 @@ type Engine struct {
 	lie    Exit
 
 	hint      uint64 // page to map before the next Run; see MapHint
+	hintFor   mmu.Access
 	hasHint   bool
 	lastFault fault // for loop detection
 	repeats   int
 
 	kick *kicker
+	near *near
 }
 
 // New makes an engine. The first stub is started by the first Run.
 func New(cfg Config) (*Engine, error) {
-	e := &Engine{cfg: cfg, mem: cfg.Mem, state: cfg.State, walk: mmu.Walker{Mem: cfg.Mem}, spaces: map[uint64]*space{}, kick: &kicker{}}
+	e := &Engine{cfg: cfg, mem: cfg.Mem, state: cfg.State, walk: mmu.Walker{Mem: cfg.Mem}, spaces: map[uint64]*space{}, kick: &kicker{}, near: &near{}}
 	if e.cfg.MaxStubs == 0 {
 		e.cfg.MaxStubs = 64
 	}
@@ -119,6 +127,9 @@ func New(cfg Config) (*Engine, error) {
 		e.spinServe.max = uint64(stubSpin/time.Microsecond) * e.microsecond
 		start := host.TSC()
 		host.Pauses(1024)
+		if !cfg.kernel {
+			e.near.tick = e.microsecond // else Pair sets its near
+		}
 		e.pauses = 1024 * 1024 / max(host.TSC()-start, 1)
 	}
 	var err error
@@ -177,6 +188,10 @@ func (e *Engine) Rest() {
 		e.cur.p.quiet()
 	}
 }
+
+// Leave gives the calling thread back the processors that Run has bound it to
+// fewer of: it will not call Run again.
+func (e *Engine) Leave() { e.near.leave() }
 
 // Kick makes Run return ExitKick soon, also when it is called just before
 // Run. It may be called from any goroutine.

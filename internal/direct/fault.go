@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"errors"
 	"fmt"
 
 	"ring3/internal/direct/stub"
@@ -32,13 +33,7 @@ func (e *Engine) pageFault(s *space, cr2 uint64, code uint32) (x Exit, resume bo
 	} else {
 		e.lastFault, e.repeats = f, 0
 	}
-	acc := mmu.User
-	if code&x86.PFWrite != 0 {
-		acc |= mmu.Write
-	}
-	if code&x86.PFFetch != 0 {
-		acc |= mmu.Fetch
-	}
+	acc := access(code)
 	t, pf, ok := e.walk.Walk(e.state, cr2, acc)
 	if !ok {
 		return Exit{Kind: ExitException, Vector: x86.VecPF, HasErr: true, ErrCode: pf, CR2: cr2}, false
@@ -60,6 +55,7 @@ func (e *Engine) mapFault(s *space, gva uint64, t mmu.Translation, acc mmu.Acces
 	gpa := t.GPA &^ (x86.PageSize - 1)
 	old := s.get(gva)
 	ent := entPresent | entry(gpa)
+	again := e.scanned(gpa)
 	switch {
 	case acc&mmu.Fetch != 0:
 		ent |= entExec
@@ -110,7 +106,74 @@ func (e *Engine) mapFault(s *space, gva uint64, t mmu.Translation, acc mmu.Acces
 	if ent&(entPrivate|entWXBoth) == 0 && !e.cfg.NoEager {
 		first, n = e.grow(s, gva, ent)
 	}
-	return e.install(s, first, n, ent-entry(gva-first))
+	if err := e.install(s, first, n, ent-entry(gva-first)); err != nil {
+		return err
+	}
+	if acc&mmu.Fetch != 0 && again && !e.cfg.NoEager {
+		return e.mapText(s, gva)
+	}
+	return nil
+}
+
+// mapText maps what else can be executed in the window of the page at gva, which
+// was executed before: by another process, most likely, which this one takes
+// after.
+func (e *Engine) mapText(s *space, gva uint64) error {
+	t, ok := e.table(gva)
+	if !ok {
+		return nil
+	}
+	lo := gva &^ (eagerPages*x86.PageSize - 1)
+	first, n, start := uint64(0), 0, entry(0)
+	flush := func() error {
+		if n == 0 {
+			return nil
+		}
+		m := n
+		n = 0
+		return e.install(s, first, m, start)
+	}
+	for a := lo; a < lo+eagerPages*x86.PageSize && s.maps+4 < e.cfg.MaxMaps; a += x86.PageSize {
+		ent, err := e.text(s, a, &t)
+		if err != nil {
+			return err
+		}
+		if n != 0 && ent == start+entry(a-first) {
+			n++
+			continue
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+		if ent != 0 {
+			first, n, start = a, 1, ent
+		}
+	}
+	return errors.Join(flush(), e.unmapGone(s))
+}
+
+// text is the entry for executing the page at gva, 0 if it cannot be mapped
+// along.
+func (e *Engine) text(s *space, gva uint64, t *table) (entry, error) {
+	ent := entPresent | entExec | entry(t.pte(index(gva))&x86.PTEAddr)
+	gpa := ent.gpa()
+	if _, ram := e.mem.Offset(gpa); !ram || s.get(gva) != 0 || !s.p.outside(gva) || !t.allows(index(gva), ent) ||
+		e.hasMapping(gpa, entWrite) {
+		return 0, nil
+	}
+	if !e.scanned(gpa) {
+		e.mem.MarkCode(gpa) // first, so that changes of what is found out are told
+		if err := e.scan(gva, gpa, -1); err != nil {
+			return 0, err
+		}
+	}
+	switch {
+	case e.mem.Flags(gpa)&guestmem.PageCode == 0:
+		return 0, nil
+	case e.private(gpa):
+		return ent | entPrivate, e.mapJumps(s, gva, gpa)
+	}
+	return ent, nil
 }
 
 // grow extends the page at gva, to be mapped as ent, by neighbours in its
@@ -222,24 +285,36 @@ func (e *Engine) evict(s *space) error {
 	return e.unmapGone(s)
 }
 
-// MapHint tells that the page at gva faulted and the guest kernel is going to
-// mend that: when it is present at the next Run, it is mapped then, without a
-// second host fault.
-func (e *Engine) MapHint(gva uint64) { e.hint, e.hasHint = gva, true }
+// MapHint tells that an access to gva faulted with this error code and that the
+// guest kernel is going to mend it: when it is allowed at the next Run, the page
+// is mapped then, without a second host fault.
+func (e *Engine) MapHint(gva uint64, code uint32) {
+	e.hint, e.hintFor, e.hasHint = gva, access(code), true
+}
 
-// followHint maps the hinted page if the page tables now allow it.
+// access is what was tried, by the error code of a page fault in user code.
+func access(code uint32) mmu.Access {
+	acc := mmu.User
+	if code&x86.PFWrite != 0 {
+		acc |= mmu.Write
+	}
+	if code&x86.PFFetch != 0 {
+		acc |= mmu.Fetch
+	}
+	return acc
+}
+
+// followHint maps the hinted page if the page tables now allow the access, which
+// is going to be tried again.
 func (e *Engine) followHint(s *space) error {
 	if !e.hasHint {
 		return nil
 	}
 	e.hasHint = false
 	gva := e.hint &^ (x86.PageSize - 1)
-	if !s.p.outside(gva) || s.get(gva) != 0 {
+	acc := e.hintFor
+	if !s.p.outside(gva) || s.get(gva).serves(acc) {
 		return nil
-	}
-	acc := mmu.User | mmu.Probe
-	if gva == e.state.RIP&^(x86.PageSize-1) {
-		acc |= mmu.Fetch
 	}
 	t, _, ok := e.walk.Walk(e.state, gva, acc)
 	if _, ram := e.mem.Offset(t.GPA); !ok || !ram {

@@ -83,9 +83,7 @@ func (e *Engine) freshen(s *space) {
 			if l := s.leaf(gva); l != nil && l.entries[index(gva)] != 0 {
 				e.stats.PageChecks++
 				t, ok := e.table(gva)
-				if !ok || !t.allows(index(gva), l.entries[index(gva)]) {
-					e.drop(s, gva)
-				}
+				e.check(s, gva, l.entries[index(gva)], &t, ok)
 			}
 		}
 	}
@@ -102,9 +100,19 @@ func (e *Engine) checkLeaf(s *space, l *leaf) {
 		}
 		left--
 		e.stats.PagesChecked++
-		if !ok || !t.allows(i, ent) {
-			e.drop(s, l.base+uint64(i)*x86.PageSize)
-		}
+		e.check(s, l.base+uint64(i)*x86.PageSize, ent, &t, ok)
+	}
+}
+
+// check takes from a mapping what its page table t, if ok, does not justify any
+// more. A process that forks loses the right to write only.
+func (e *Engine) check(s *space, gva uint64, ent entry, t *table, ok bool) {
+	switch i := index(gva); {
+	case ok && t.allows(i, ent):
+	case ok && ent&(entWrite|entExec) == entWrite && t.allows(i, ent&^entWrite):
+		e.weaken(s, gva, ent)
+	default:
+		e.drop(s, gva)
 	}
 }
 
@@ -185,25 +193,31 @@ func (t *table) allows(i int, ent entry) bool {
 	return true
 }
 
-// unmapGone stages the unmapping of everything dropped, adjacent pages in one
-// call.
+// unmapGone stages the unmapping of everything dropped, and the protection of
+// everything weakened, adjacent pages in one call. What was weakened and then
+// dropped is unmapped last.
 func (e *Engine) unmapGone(s *space) error {
-	if len(s.gone) == 0 {
+	if len(s.gone)+len(s.weak) == 0 {
 		return nil
 	}
-	slices.Sort(s.gone)
-	for i := 0; i < len(s.gone); {
+	err := errors.Join(runs(s.weak, func(gva, size uint64) error { return s.p.mprotect(gva, size, protRead) }),
+		runs(s.gone, s.p.munmap))
+	s.gone, s.weak = s.gone[:0], s.weak[:0]
+	return err
+}
+
+// runs calls do for each run of adjacent pages, which it sorts.
+func runs(pages []uint64, do func(gva, size uint64) error) error {
+	slices.Sort(pages)
+	for i := 0; i < len(pages); {
 		j := i + 1
-		for j < len(s.gone) && s.gone[j]-s.gone[j-1] <= x86.PageSize {
+		for j < len(pages) && pages[j]-pages[j-1] <= x86.PageSize {
 			j++
 		}
-		// A page that lies between two dropped ones and has nothing mapped
-		// costs nothing to unmap; there are none in a run of neighbours.
-		if err := s.p.munmap(s.gone[i], s.gone[j-1]-s.gone[i]+x86.PageSize); err != nil {
+		if err := do(pages[i], pages[j-1]-pages[i]+x86.PageSize); err != nil {
 			return err
 		}
 		i = j
 	}
-	s.gone = s.gone[:0]
 	return nil
 }

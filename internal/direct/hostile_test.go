@@ -92,8 +92,9 @@ func (g *guest) randomRegs(r *rand.Rand) {
 // The guest jumps to every byte of the stub's code.
 func TestHostileJumps(t *testing.T) {
 	defer func(d time.Duration) { nap = d }(nap)
-	nap = 2 * time.Millisecond // do not take half a second for each that hangs
+	nap = 500 * time.Microsecond // do not take half a second for each that hangs
 	g := newGuest(t, touch, Config{})
+	showCPUID(g.e)
 	g.alive()
 	r := rand.New(rand.NewPCG(1, 2))
 	ticker(t, g.e, 2*time.Millisecond)
@@ -110,10 +111,40 @@ func TestHostileJumps(t *testing.T) {
 	t.Logf("%+v", g.e.Stats())
 }
 
+// The guest sets segment bases in the control page that no processor would have,
+// and jumps to every byte of the stub's code, some of which report them. The
+// guest's kernel must not get to see them.
+func TestHostileBases(t *testing.T) {
+	defer func(d time.Duration) { nap = d }(nap)
+	nap = 2 * time.Millisecond
+	g := newGuest(t, touch, Config{})
+	g.alive()
+	ticker(t, g.e, 2*time.Millisecond)
+	// mov %rax, FSBase(%rbx); mov %rax, GSBase(%rbx); jmp *%rcx
+	g.poke(codeVA+0x100, []byte{0x48, 0x89, 0x43, 0x30, 0x48, 0x89, 0x43, 0x38, 0xff, 0xe1})
+	step := 5
+	if testing.Short() {
+		step = 17
+	}
+	for off := 0; off < len(g.e.zygote.prog.Code); off += step {
+		base := g.e.zygote.prog.Base
+		g.st.RIP = codeVA + 0x100
+		g.st.GPR[x86.RAX], g.st.GPR[x86.RBX], g.st.GPR[x86.RCX] = 0x7fff<<48, base+stub.ControlOff, base+uint64(off)
+		x := g.attack(3)
+		if fs, gs := g.st.Seg[x86.FS].Base, g.st.Seg[x86.GS].Base; !x86.Canonical(fs) || !x86.Canonical(gs) {
+			t.Errorf("jump to %#x: bases %#x, %#x (%v)", off, fs, gs, x.Kind)
+			g.st.Seg[x86.FS].Base, g.st.Seg[x86.GS].Base = 0, 0
+		}
+		g.alive()
+	}
+	t.Logf("%+v", g.e.Stats())
+}
+
 // The guest overwrites all that it can reach of the stub's shared memory and
 // goes on.
 func TestHostileScribbles(t *testing.T) {
 	g := newGuest(t, touch, Config{})
+	showCPUID(g.e)
 	g.alive()
 	// rep movsb; syscall
 	g.poke(codeVA+0x100, []byte{0xf3, 0xa4, 0x0f, 0x05})

@@ -40,7 +40,11 @@ type Kernel struct {
 	// comparison with the interpreter.
 	Spoil func(rip uint64, code []byte)
 
-	cr3    uint64 // of the last Run
+	// Translated, when not nil, is told of each new block.
+	Translated func(*Translation)
+
+	cr3    uint64 // that mappings and translations were last compared with
+	salts  salts
 	vector bool   // the last exit was a bt.ExitVector
 	whole  bool   // the last exit was the end of a block
 	alone  bool   // blocks are not chained: see kernelverify.go
@@ -58,6 +62,7 @@ type KernelStats struct {
 	Chained, Misses    uint64
 	Learned            uint64 // instructions found to access user memory
 	UserMisses         uint64 // of the user TLB
+	KernelCounts
 }
 
 // Stats returns the counters; on the vCPU thread.
@@ -86,6 +91,7 @@ func NewKernel(cfg Config) (*Kernel, error) {
 		return nil, err
 	}
 	k := &Kernel{e: e}
+	k.salts.init(e.mem, k.c.clearUser)
 	mem, err := host.MapShared(e.code.fd, cacheSize)
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
@@ -139,9 +145,10 @@ func (k *Kernel) start() error {
 	k.e.byID, k.e.cur = []*space{k.s}, k.s
 	k.e.spaces[0] = k.s
 	if k.pair != nil {
-		k.pair.syscalls, k.pair.sysrets = 0, 0
+		k.pair.syscalls, k.pair.sysrets, k.pair.faults = 0, 0, 0
+		k.pair.forget()
 	}
-	k.c.place(p.base, p.z.prog.Exit, p.z.prog.Sysret)
+	k.c.place(p.base, p.z.prog)
 	k.c.h.UserTLB = k.e.mem.Size() <= windowMax
 	k.mode = 0
 	sanitizeFPU(&k.e.fpu.Area, k.e.xmask, k.e.mxcsr)
@@ -254,9 +261,14 @@ func (k *Kernel) needsFreshen() bool {
 // be stopped.
 func (k *Kernel) bringUpToDate() {
 	k.setMode()
-	if k.e.state.CR3 != k.cr3 {
-		k.cr3 = k.e.state.CR3
-		k.Flush(Flush{Kind: FlushNonGlobal})
+	if cr3 := k.e.state.CR3; cr3 != k.cr3 {
+		k.settle()
+		k.salts.of(cr3)
+		if !k.salts.sameClass(cr3, k.cr3) {
+			k.c.staleLocal = true
+			k.pair.forget()
+		}
+		k.cr3 = cr3
 	}
 	k.freshen()
 }
@@ -275,6 +287,13 @@ func (k *Kernel) setWords() {
 	c, st := k.s.p.ctl, k.e.state
 	c.GFS, c.GGS, c.GKernel = st.Seg[x86.FS].Base, st.Seg[x86.GS].Base, st.KernelGSBase
 	c.CR = [5]uint64{0: st.CR0, 2: st.CR2, 3: st.CR3, 4: st.CR4}
+	c.UserSalt, c.UserCR3 = k.salts.of(st.CR3), st.CR3
+	c.Spaces = k.salts.from(st.CR3)
+	if st.CR4&x86.CR4PCIDE == 0 || k.alone {
+		for i := range c.Spaces {
+			c.Spaces[i].CR3 = noCR3
+		}
+	}
 	for i := range c.GSel {
 		c.GSel[i] = uint32(st.Seg[i].Sel)
 	}
@@ -296,6 +315,12 @@ func (k *Kernel) getWords() error {
 		return fmt.Errorf("%w: segment bases %#x, %#x, %#x", errDied, fs, gs, kernel)
 	}
 	st.Seg[x86.FS].Base, st.Seg[x86.GS].Base, st.KernelGSBase = fs, gs, kernel
+	if cr3 := atomic.LoadUint64(&c.CR[3]); cr3 != st.CR3 {
+		if !k.salts.sameClass(cr3, st.CR3) {
+			return fmt.Errorf("%w: CR3 is %#x", errDied, cr3)
+		}
+		st.CR3, k.cr3 = cr3, cr3
+	}
 	st.RFLAGS |= x86.FlagIF
 	if atomic.LoadUint64(&c.IF) != 0 {
 		st.RFLAGS &^= x86.FlagIF
@@ -307,8 +332,10 @@ func (k *Kernel) getWords() error {
 // user is the address space that system calls return to without the monitor.
 func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 	e, p, st := k.e, k.s.p, k.e.state
-	if err := p.park(); err != nil {
-		return 0, err
+	if len(p.calls) != 0 {
+		if err := p.park(); err != nil {
+			return 0, err
+		}
 	}
 	c := p.ctl
 	c.GPR = st.GPR
@@ -323,12 +350,15 @@ func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 	k.setWords()
 	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
 	c.FPU, c.SP = p.fpuAddr, p.sp
-	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
 	c.Owner, c.Paired = 1, 0
 	if user != nil {
 		k.pair.silence()
-		c.Paired, c.Spin = 1, k.pair.spins()
+		c.Paired = 1
+		k.pair.place(user.p)
+	} else {
+		e.near.kernel(p)
 	}
+	c.Spin = uint32(p.spinFor(e.spinServe.budget(e.microsecond)) * e.pauses / 1024)
 	cmd := uint32(stub.CmdRun)
 	if len(p.calls) != 0 {
 		if err := p.post(); err != nil {
@@ -377,7 +407,7 @@ func (k *Kernel) stopped() (entered, error) {
 	if err := k.getWords(); err != nil {
 		return 0, err
 	}
-	calls := k.pair.handed(false)
+	k.pair.handed(false)
 	var step bool
 	var err error
 	switch reason := atomic.LoadUint32(&c.Reason); reason {
@@ -390,15 +420,20 @@ func (k *Kernel) stopped() (entered, error) {
 		st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS) &^ (x86.FlagRF | x86.FlagAC)
 		step, err = k.leave(atomic.LoadUint32(&c.ExitID), atomic.LoadUint64(&c.Scratch[2]))
 	case stub.ReasonKick:
-		if calls {
-			// It was about to begin with a system call.
-			for i := range st.GPR {
-				st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
-			}
-			st.GPR[x86.RSP] = bt.Unfold(atomic.LoadUint64(&c.IRET[3]))
-			st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS)
-			st.RIP = st.LSTAR
+		// It was about to enter translated code, at the start of a block or
+		// behind a MOV to CR3.
+		at := atomic.LoadUint64(&c.IRET[0])
+		b, m, ok := k.c.find(at)
+		if !ok || m.Saved != bt.None {
+			return 0, fmt.Errorf("%w: kicked on the way to %#x", errDied, at)
 		}
+		for i := range st.GPR {
+			st.GPR[i] = atomic.LoadUint64(&c.GPR[i])
+		}
+		st.GPR[x86.RSP] = bt.Unfold(atomic.LoadUint64(&c.IRET[3]))
+		st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS)
+		st.RIP = m.RIP
+		k.setAC(b.AC)
 	case stub.ReasonSignal:
 		step, err = k.signalled()
 	default:
@@ -480,16 +515,24 @@ func (k *Kernel) signalled() (step bool, err error) {
 	}
 	signo := atomic.LoadUint32(&p.ctl.Signo)
 	if signo == stub.KickSignal {
+		k.stats.KickSignals++
 		return false, nil
 	}
 	if signo != sigSEGV || f.trap != x86.VecPF {
+		k.stats.Trapped++
 		if signo == sigSEGV && f.trap == x86.VecGP {
 			k.learn(b, st.RIP) // a non-canonical address after folding
 		}
 		return true, nil
 	}
 	mapped, err := k.pageFault(f.cr2, uint32(f.err))
-	if !mapped && err == nil && bt.Unfold(f.cr2) < 1<<63 {
+	switch {
+	case mapped:
+		k.stats.Mapped++
+	case bt.Unfold(f.cr2) >= 1<<63:
+		k.stats.Refused++
+	case err == nil:
+		k.stats.LowerHalf++
 		k.learn(b, st.RIP)
 	}
 	return !mapped, err

@@ -20,8 +20,14 @@ const (
 	kStack = 0xffffc90000010000 // end
 )
 
+// kernelRAM is the size of the RAM that they have.
+var kernelRAM uint64 = 16 << 20
+
 // noEnv is a machine without anything.
-type noEnv struct{ fpu cpu.FPU }
+type noEnv struct {
+	fpu     cpu.FPU
+	flushed func(interp.Flush)
+}
 
 func (*noEnv) ReadMSR(uint32) (uint64, bool) { return 0, false }
 func (*noEnv) WriteMSR(uint32, uint64) bool  { return false }
@@ -34,29 +40,35 @@ func (*noEnv) CPUID(leaf, _ uint32) (a, b, c, d uint32) {
 	}
 	return
 }
-func (*noEnv) TSC() uint64          { return 0 }
-func (*noEnv) Flushed(interp.Flush) {}
-func (e *noEnv) SyncFPU() *cpu.FPU  { return &e.fpu }
-func (*noEnv) SetCR8(uint64)        {}
+func (*noEnv) TSC() uint64         { return 0 }
+func (e *noEnv) SyncFPU() *cpu.FPU { return &e.fpu }
+func (*noEnv) SetCR8(uint64)       {}
+func (e *noEnv) Flushed(f interp.Flush) {
+	if e.flushed != nil {
+		e.flushed(f)
+	}
+}
 
 // kernelGuest is a machine that runs kernel code, by the interpreter alone or
 // with a translator.
 type kernelGuest struct {
 	*guest
-	c *interp.CPU
-	k *Kernel
+	env *noEnv
+	c   *interp.CPU
+	k   *Kernel
 	// Pages to compare.
 	pages []uint64
 }
 
 func newKernelGuest(t testing.TB, code []byte, translate bool) *kernelGuest {
 	t.Helper()
-	mem, err := guestmem.New(16 << 20)
+	mem, err := guestmem.New(kernelRAM)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := interp.New(mem, &bus.Bus{}, &bus.Bus{}, &noEnv{})
-	g := &kernelGuest{guest: &guest{t: t, mem: mem, st: &c.State, next: 0x10000}, c: c}
+	env := &noEnv{}
+	c := interp.New(mem, &bus.Bus{}, &bus.Bus{}, env)
+	g := &kernelGuest{env: env, guest: &guest{t: t, mem: mem, st: &c.State, next: 0x10000}, c: c}
 	if translate {
 		if g.k, err = NewKernel(Config{Mem: mem, State: g.st}); err != nil {
 			t.Fatal(err)

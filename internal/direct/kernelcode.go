@@ -91,7 +91,7 @@ func (c *codeCache) init(mem []byte) {
 func (c *codeCache) close() error { return unix.Munmap(c.mem) }
 
 // place sets the addresses and empties the cache.
-func (c *codeCache) place(area, exit, sysret uint64) {
+func (c *codeCache) place(area uint64, p *stub.Program) {
 	c.base = area + cacheOff
 	control := uint32(area)
 	c.h = bt.Host{
@@ -109,8 +109,11 @@ func (c *codeCache) place(area, exit, sysret uint64) {
 		FS:      control + stub.GFSOff,
 		GS:      control + stub.GGSOff,
 		Kernel:  control + stub.GKernelOff,
-		Exit:    exit,
-		Sysret:  sysret,
+		Exit:    p.Exit,
+		Sysret:  p.Sysret,
+		Iret:    p.Iret,
+		SetCR3:  p.SetCR3,
+		Frame:   control + stub.FrameOff,
 
 		Tags:    uint32(c.base + tagsOff),
 		Targets: uint32(c.base + targetsOff),
@@ -120,6 +123,7 @@ func (c *codeCache) place(area, exit, sysret uint64) {
 		UserWrite: uint32(c.base + userOff + 8*bt.UserTLBSize),
 		UserDelta: uint32(c.base + userOff + 16*bt.UserTLBSize),
 		UserIndex: control + stub.UserIndexOff,
+		UserSalt:  control + stub.UserSaltOff,
 		UserPage:  control + stub.UserPageOff,
 		DFMask:    control + stub.DFMaskOff,
 		Room:      control + stub.RoomOff,
@@ -133,7 +137,7 @@ func (c *codeCache) flush() {
 	c.vaLocal = map[uint64]bool{}
 	c.order, c.exits = nil, nil
 	for i := range bt.TableSize {
-		c.setTag(i, bt.EmptyTag, 0)
+		c.setTag(i, bt.EmptyTag(i), 0)
 	}
 	c.used = codeOff
 	c.userUsed = true
@@ -216,9 +220,13 @@ func (k *Kernel) block(rip uint64, ac bool) *cached {
 	}
 	k.stats.Translated++
 	b := c.add(bt.Translate(&c.h, rip, ac, code, c.base+uint64(c.used), uint32(len(c.exits)), limit, func(a uint64) bool { return c.slow[a] }))
+	k.stats.made(b)
 	b.gpa, b.gpa2 = t.GPA, gpa2
 	c.blocks[bt.Key(rip, ac)] = b
 	k.uses(b, rip>>12, b.gpa, t.Global)
+	if k.Translated != nil {
+		k.translated(b, code)
+	}
 	return b
 }
 
@@ -285,6 +293,7 @@ func (k *Kernel) leave(id uint32, rip uint64) (step bool, err error) {
 		return false, nil
 	}
 	st.RIP = exit.RIP
+	k.stats.Left[exit.Kind]++
 	switch exit.Kind {
 	case bt.ExitChain:
 	case bt.ExitUser, bt.ExitUserWrite:
@@ -333,7 +342,7 @@ func (c *codeCache) drop(b *cached) {
 	b.from = nil
 	key := bt.Key(b.RIP, b.AC)
 	if i := int(b.RIP & (bt.TableSize - 1)); c.tag(i) == -key {
-		c.setTag(i, bt.EmptyTag, 0)
+		c.setTag(i, bt.EmptyTag(i), 0)
 	}
 	if c.blocks[key] == b {
 		delete(c.blocks, key)
@@ -369,6 +378,7 @@ func (k *Kernel) dropVA(page uint64) {
 	for _, b := range slices.Clone(c.pages[v.gpa]) {
 		if b.RIP>>12 == page || b.gpa2 != 0 && b.RIP>>12+1 == page {
 			k.stats.Dropped++
+			k.stats.Moved++
 			c.drop(b)
 		}
 	}
@@ -393,6 +403,7 @@ func (k *Kernel) DropCode(gpa uint64, n int) (left bool) {
 	for _, b := range slices.Clone(c.pages[page]) {
 		if b.overlaps(gpa, uint64(n)) {
 			k.stats.Dropped++
+			k.stats.Written++
 			c.drop(b)
 		}
 	}
@@ -400,11 +411,15 @@ func (k *Kernel) DropCode(gpa uint64, n int) (left bool) {
 }
 
 // PageBecameCode implements guestmem.CodeUser.
-func (k *Kernel) PageBecameCode(gpa uint64) { k.c.clearUser() }
+func (k *Kernel) PageBecameCode(gpa uint64) {
+	k.c.clearUser()
+	k.pair.forget()
+}
 
 // RevokeStubWrite implements guestmem.CodeUser.
 func (k *Kernel) RevokeStubWrite(gpa uint64) {
 	k.c.clearUser()
+	k.pair.forget()
 	k.e.RevokeStubWrite(gpa)
 }
 
@@ -415,9 +430,11 @@ func (k *Kernel) Flush(f Flush) {
 	if s == nil {
 		return
 	}
-	k.c.clearUser()
+	k.salts.flush(f)
+	k.pair.forget()
 	switch f.Kind {
 	case FlushPage:
+		k.c.dropUser(f.Addr)
 		if f.Addr < bt.Lowest {
 			return
 		}

@@ -29,7 +29,9 @@ type pair struct {
 
 	failed error // why the kernel stub is beyond use
 
-	sysrets, syscalls uint64 // counted by the kernel stub, as of its last stop
+	sysrets, syscalls, faults uint64 // counted by the kernel stub, as of its last stop
+
+	entry faultEntry
 }
 
 // Pair lets two engines of the same virtual CPU hand over to each other.
@@ -37,19 +39,37 @@ func Pair(u *Engine, k *Kernel) {
 	h := &pair{u: u, k: k, h: (*stub.Handoff)(unsafe.Pointer(&u.mem.Annex()[0]))}
 	h.spin.max = u.spinRun.max
 	u.pair, k.pair, k.e.pair = h, h, h
-	k.e.kick = u.kick
+	k.e.kick, k.e.near = u.kick, u.near
 }
 
 // bell is what a stub that waits listens to.
-func (p *proc) bell() (bell, sleeps *uint32) {
+func (p *proc) bell() *uint32 {
 	h := p.e.pair.h
 	if p.e.cfg.kernel {
-		return &h.KernelBell, &h.KernelSleeps
+		return &h.KernelBell
 	}
-	return &h.UserBell, &h.UserSleeps
+	return &h.UserBell
 }
 
-// parkLimit is how long a stub that listens may take to stop.
+// ring has a stub that listens look at Control. A program can have written
+// that nobody sleeps.
+func (p *proc) ring() {
+	bell := p.bell()
+	atomic.SwapUint32(bell, stub.BellPark)
+	host.FutexWake(bell)
+}
+
+// spinFor is how long to spin for an answer of the stub, up to ticks: not at
+// all when it needs this processor to answer.
+func (p *proc) spinFor(ticks uint64) uint64 {
+	n := p.e.near
+	if n.scarce || n.cpu != 0 && p.cpu == n.cpu {
+		return 0
+	}
+	return ticks
+}
+
+// parkLimit is how long a user stub that listens may take to stop.
 const parkLimit = time.Second
 
 // park makes a stub that listens stop and take commands.
@@ -58,17 +78,18 @@ func (p *proc) park() error {
 		return nil
 	}
 	p.waits = false
+	limit := parkLimit
+	if p.e.cfg.kernel {
+		limit = hangLimit // no program can keep it, and the guest ends with it
+	}
 	c := p.ctl
 	atomic.StoreUint32(&c.Ready, 0)
 	atomic.StoreUint32(&c.State, stub.Running)
-	bell, sleeps := p.bell()
 	atomic.StoreUint32(&c.Park, 1)
-	atomic.SwapUint32(bell, stub.BellPark)
-	if atomic.LoadUint32(sleeps) != 0 {
-		host.FutexWake(bell)
-	}
+	atomic.StoreUint32(&c.Door, 0)
+	p.ring()
 	p.e.stats.Parks++
-	if !host.SpinUntil(&c.State, stub.Stopped, p.e.spinRun.max) {
+	if !host.SpinUntil(&c.State, stub.Stopped, p.spinFor(p.e.spinRun.max)) {
 		for start := time.Now(); ; {
 			atomic.SwapUint32(&c.MonSleeps, 1)
 			if atomic.LoadUint32(&c.State) == stub.Stopped {
@@ -78,7 +99,7 @@ func (p *proc) park() error {
 			if err := p.reap(); err != nil {
 				return err
 			}
-			if time.Since(start) > parkLimit && atomic.LoadUint32(&c.State) != stub.Stopped {
+			if time.Since(start) > limit && atomic.LoadUint32(&c.State) != stub.Stopped {
 				return fmt.Errorf("%w: it does not wait as it says", errDied)
 			}
 		}
@@ -88,20 +109,22 @@ func (p *proc) park() error {
 	if r := atomic.LoadUint32(&c.Reason); r != stub.ReasonReady {
 		return fmt.Errorf("%w: it was to wait and stopped for reason %d", errDied, r)
 	}
-	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
-	return nil
+	return p.takeFPU(atomic.LoadUint64(&c.Frame))
 }
 
 // silence clears the bells before a stub runs, the other one not running: a
-// program may have rung them to have the next one return where it likes.
+// program may have rung them to have the next one return where it likes. The
+// next one may not see the registers of the last either.
 func (h *pair) silence() {
+	h.h.GPR, h.h.FSBase, h.h.GSBase, h.h.RIP, h.h.Flags, h.h.CR2 = [16]uint64{}, 0, 0, 0, 0, 0
 	atomic.StoreUint32(&h.h.UserBell, 0)
 	atomic.StoreUint32(&h.h.KernelBell, 0)
 }
 
 // offer prepares the kernel stub for system calls of the user stub that is
-// about to run. It is false when they must come to the monitor.
-func (h *pair) offer() (bool, error) {
+// about to run, after which attend makes it listen. It is false when they must
+// come to the monitor.
+func (h *pair) offer(user *proc) (bool, error) {
 	k := h.k
 	atomic.StoreUint32(&h.h.Fast, 0)
 	if k.s == nil || !k.ran {
@@ -128,22 +151,39 @@ func (h *pair) offer() (bool, error) {
 	c := p.ctl
 	c.Paired, c.Owner = 1, 0
 	c.GSBase, c.Want = bt.Delta, 0
-	c.Spin = h.spins()
 	k.setWords()
-	sel := uint32(h.u.state.STAR>>32) &^ 3
-	c.GSel[x86.CS], c.GSel[x86.SS] = sel, sel+8
+	h.place(user)
+	return true, nil
+}
+
+// place decides where the two stubs run, and whether they spin.
+func (h *pair) place(user *proc) {
+	h.u.near.pair(user, h.k.s.p)
+	spins := h.spins()
+	atomic.StoreUint32(&user.ctl.BellSpin, spins)
+	atomic.StoreUint32(&h.k.s.p.ctl.BellSpin, spins)
+}
+
+// attend makes the kernel stub listen, after offer. The user stub runs
+// already: it may share no processor with the kernel stub, but the monitor may.
+func (h *pair) attend() error {
+	p := h.k.s.p
 	if !p.waits {
 		if err := p.command(stub.CmdPair); err != nil {
-			return false, err
+			return err
 		}
 		p.waits = true
+		return nil
 	}
-	return true, nil
+	if !h.u.near.scarce && atomic.LoadUint32(&h.h.KernelSleeps) != 0 && atomic.CompareAndSwapUint32(&h.h.KernelBell, 0, stub.BellSpin) {
+		host.FutexWake(&h.h.KernelBell)
+	}
+	return nil
 }
 
 // spins is for how many PAUSEs a stub spins for its bell.
 func (h *pair) spins() uint32 {
-	if h.u.spinServe.max == 0 {
+	if h.u.spinServe.max == 0 || h.u.near.scarce {
 		return 0
 	}
 	return uint32(bellSpin / time.Microsecond * time.Duration(h.u.microsecond*h.u.pauses/1024))
@@ -160,7 +200,7 @@ func (h *pair) attached() *space {
 	u, st := h.u, h.u.state
 	s := u.cur
 	if s == nil || !s.p.waits || s.key != u.pml4() || s.pcid != u.pcid() || s.stale ||
-		len(s.stalePages)+len(s.gone)+len(s.p.calls) != 0 || u.hasHint || u.lied || u.fpuHome != s ||
+		len(s.stalePages)+len(s.gone)+len(s.weak)+len(s.p.calls) != 0 || u.hasHint || u.lied || u.answersStale() || u.fpuHome != s ||
 		st.CR0&(x86.CR0TS|x86.CR0EM) != 0 || st.CR4&x86.CR4TSD != 0 || st.DR[7]&0xff != 0 ||
 		st.STAR>>48|3 != selCS32 || uint64(st.Seg[x86.CS].Sel) != st.STAR>>32&0xfffc ||
 		uint64(st.Seg[x86.SS].Sel) != st.STAR>>32&0xfffc+8 || s.p.tls != [3]uint64{} {
@@ -180,8 +220,9 @@ func (h *pair) attached() *space {
 func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 	hd, e, user := h.h, h.u, s.p
 	start := host.TSC()
-	found := host.SpinUntil(&hd.Event, 1, h.spin.budget(e.microsecond))
+	found := host.SpinUntil(&hd.Event, 1, kernel.spinFor(h.spin.budget(e.microsecond)))
 	var since time.Time
+	swallowed := 0
 	for {
 		atomic.SwapUint32(&hd.Event, 0)
 		switch {
@@ -194,6 +235,7 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 			h.spin.answered(host.TSC()-start, found)
 			user.unproven++
 			user.waits = false
+			atomic.StoreUint32(&user.ctl.Door, 0)
 			// Only a stub that is stopped indeed does not ring any more.
 			err := user.prove()
 			if h.kernelRuns() {
@@ -208,6 +250,9 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 			host.FutexWait(&hd.Event, 0, nap)
 		}
 		atomic.StoreUint32(&hd.MonSleeps, 0)
+		if atomic.LoadUint32(&hd.Event) != 0 {
+			continue
+		}
 		if err := kernel.reap(); err != nil {
 			return kernel, err
 		}
@@ -218,14 +263,19 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 			kernel.waits = true
 			return user, err
 		}
+		host.FutexWake(&hd.KernelBell) // as in ring
 		if !e.kick.pending.Load() {
-			since = time.Time{}
+			since, swallowed = time.Time{}, 0
 			continue
+		}
+		if swallowed++; atomic.LoadUint32(&user.ctl.Kicked) == 0 || atomic.LoadUint32(&kernel.ctl.Kicked) == 0 {
+			swallowed = 0
 		}
 		if since.IsZero() {
 			since = time.Now()
-		} else if time.Since(since) > hangLimit {
-			return kernel, fmt.Errorf("%w: neither stub stops", errDied)
+		} else if time.Since(since) > hangLimit || swallowed > maxSwallowed {
+			// A program can have its stub listen without a system call.
+			return h.kernelOnly(s, kernel, fmt.Errorf("%w: neither stub stops", errDied))
 		}
 		e.kick.send()
 	}
@@ -234,7 +284,8 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 // kernelRuns reports, with the user stub out of guest code, whether it has
 // handed over. The bell first; see stub.kernelSide.
 func (h *pair) kernelRuns() bool {
-	return atomic.SwapUint32(&h.h.KernelBell, 0) != 0 || atomic.LoadUint32(&h.k.s.p.ctl.Owner) != 0
+	bell := atomic.SwapUint32(&h.h.KernelBell, 0)
+	return bell == stub.BellRun || bell == stub.BellFault || atomic.LoadUint32(&h.k.s.p.ctl.Owner) != 0
 }
 
 // kernelOnly gets the kernel stub to stop, which has taken a system call of a
@@ -244,6 +295,11 @@ func (h *pair) kernelRuns() bool {
 func (h *pair) kernelOnly(s *space, kernel *proc, err error) (*proc, error) {
 	c, kick := kernel.ctl, h.u.kick
 	kernel.waits = false
+	// A user stub can listen to the bell of the kernel stub, and take it away.
+	if !s.p.dead {
+		host.Kill(s.p.pid)
+		s.p.dead = true
+	}
 	// It stops by the kick in guest code, and by the bell when it listens.
 	atomic.StoreUint32(&c.Park, 1)
 	atomic.SwapUint32(&h.h.KernelBell, stub.BellPark)
@@ -284,12 +340,18 @@ func (h *pair) setTarget() bool {
 	if st.EFER&x86.EFERSCE == 0 || st.LSTAR < bt.Lowest || st.SFMASK&mask != mask || !k.modeFits() {
 		return false
 	}
+	fault := h.setFault() // first: it may translate
 	b := k.block(st.LSTAR, false)
-	if b == nil || b.N == 0 {
+	if b == nil || b.N == 0 || fault != 0 && h.entry.cache != k.c.lookup {
 		return false
 	}
-	k.s.p.ctl.Target = b.host
-	k.s.p.ctl.FMask = userFlags &^ st.SFMASK
+	c := k.s.p.ctl
+	c.Target = b.host
+	c.FMask = userFlags &^ st.SFMASK
+	sel := uint32(st.STAR>>32) &^ 3
+	c.SysSel = [2]uint32{sel, sel + 8}
+	c.FaultMapped = 0
+	c.FaultTake = fault
 	atomic.StoreUint32(&h.h.Fast, 1)
 	return true
 }
@@ -351,8 +413,10 @@ func (e *Engine) kickedBefore(s *space) error {
 	}
 	st.RIP, st.GPR[x86.RSP] = atomic.LoadUint64(&c.IRET[0]), atomic.LoadUint64(&c.IRET[3])
 	st.RFLAGS = guestFlags(atomic.LoadUint64(&c.IRET[2]), st.RFLAGS)
-	st.Seg[x86.FS].Base, st.Seg[x86.GS].Base = atomic.LoadUint64(&c.FSBase), atomic.LoadUint64(&c.GSBase)
 	e.fpuHome = s
+	if err := e.readBases(c); err != nil {
+		return err
+	}
 	if err := p.takeFPU(atomic.LoadUint64(&c.Frame)); err != nil {
 		return err
 	}
@@ -362,17 +426,25 @@ func (e *Engine) kickedBefore(s *space) error {
 
 // handed notes what system calls did to the state that the stubs do not
 // report: the privilege level and the segments of CS and SS (SDM vol. 2B,
-// SYSCALL and SYSRET). changed is false when there were none.
-func (h *pair) handed(user bool) (changed bool) {
+// SYSCALL and SYSRET).
+func (h *pair) handed(user bool) {
 	if h == nil {
-		return false
+		return
 	}
 	c, st := h.k.s.p.ctl, h.u.state
-	calls, rets := atomic.LoadUint64(&c.Syscalls), atomic.LoadUint64(&c.Sysrets)
-	if calls == h.syscalls && rets == h.sysrets {
-		return false
+	calls, rets, faults := atomic.LoadUint64(&c.Syscalls), atomic.LoadUint64(&c.Sysrets), atomic.LoadUint64(&c.Faults)
+	if calls == h.syscalls && rets == h.sysrets && faults == h.faults {
+		return
 	}
 	h.u.stats.Handed += calls - h.syscalls
+	if faults != h.faults {
+		h.u.stats.HandedFaults += faults - h.faults
+		h.faults = faults
+		st.CR2 = atomic.LoadUint64(&c.CR[2])
+		if atomic.LoadUint32(&c.FaultMapped) != 0 {
+			h.u.MapHint(st.CR2, uint32(atomic.LoadUint64(&h.h.Err)))
+		}
+	}
 	if user {
 		if err := h.k.getWords(); err != nil {
 			h.failed = err
@@ -383,8 +455,9 @@ func (h *pair) handed(user bool) (changed bool) {
 		st.LeaveSyscall()
 		st.RFLAGS = st.RFLAGS&userFlags | x86.FlagFixed | x86.FlagIF
 	} else {
-		st.EnterSyscall()
+		if st.EnterSyscall(); atomic.LoadUint32(&c.GSel[x86.SS]) == 0 {
+			st.EnterGate(uint16(h.entry.sel))
+		}
 		st.RFLAGS &= userFlags | x86.FlagFixed | x86.FlagIF
 	}
-	return true
 }

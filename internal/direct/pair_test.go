@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 // pairGuest is a machine with kernel and user code, run as package vcpu does.
 type pairGuest struct {
 	*kernelGuest
-	u *Engine
+	u    *Engine
+	look func() // at State, before user code runs
 }
 
 // syscallCode counts at gs:20 and returns RAX+RDI:
@@ -44,14 +46,20 @@ func callerCode(n uint32, end []byte) []byte {
 	copy(code, cat([]byte{0xbb}, imm32(n),
 		[]byte{0x89, 0xd8, 0xbf, 7, 0, 0, 0, 0xe8, 0x80 - 17, 0, 0, 0, 0x8d, 0x4b, 7, 0x39, 0xc1, 0x75, 0x70 - 24},
 		[]byte{0xff, 0xcb, 0x75, 0x100 + 5 - 28}, end))
-	code[0x70] = 0xcc
+	for i := 0x70; i < 0x80; i++ {
+		code[i] = 0xcc // also when f is moved by a few bytes
+	}
 	copy(code[0x80:], cat([]byte{0x48, 0x89, 0x5c, 0x24, 0xf8}, []byte{0x66, 0x48, 0x0f, 0x6e, 0xeb}, insnSyscall,
 		[]byte{0x48, 0x39, 0x5c, 0x24, 0xf8}, []byte{0x75, 0x100 + 0x70 - 0x93}, []byte{0x66, 0x48, 0x0f, 0x7e, 0xe9},
 		[]byte{0x48, 0x39, 0xd9}, []byte{0x75, 0x100 + 0x70 - 0x9d}, []byte{0x41, 0xba, 1, 0, 0, 0}, []byte{0xc3}))
 	return code
 }
 
-func newPairGuest(t *testing.T, user []byte) *pairGuest {
+func newPairGuest(t *testing.T, user []byte) *pairGuest { return newPairGuestAs(t, user, true) }
+
+// newPairGuestAs makes a machine whose stubs hand over to each other if paired.
+func newPairGuestAs(t *testing.T, user []byte, paired bool) *pairGuest {
+	runtime.LockOSThread() // its affinity changes; it ends with the test
 	g := &pairGuest{kernelGuest: newKernelGuest(t, syscallCode, true)}
 	var err error
 	if g.u, err = New(Config{Mem: g.mem, State: g.st}); err != nil {
@@ -62,7 +70,9 @@ func newPairGuest(t *testing.T, user []byte) *pairGuest {
 			t.Error(err)
 		}
 	})
-	Pair(g.u, g.k)
+	if paired {
+		Pair(g.u, g.k)
+	}
 	g.mapPage(codeVA, g.page(user), pteUser|x86.PTEAccessed)
 	g.mapPage(stackVA-4096, g.page(nil), pteRW|x86.PTENX|x86.PTEAccessed|x86.PTEDirty)
 	g.poke(kCPU+0x18, imm64(kStack-0x400))
@@ -79,19 +89,37 @@ func newPairGuest(t *testing.T, user []byte) *pairGuest {
 	st.RFLAGS |= x86.FlagIF
 	st.RIP, st.GPR[x86.RSP] = codeVA, stackVA-256
 	g.c.StopAtUser = true
+	runtime.LockOSThread()
+	t.Cleanup(func() { g.u.Leave(); runtime.UnlockOSThread() })
+	g.u.near.due = never
+	if shareOne {
+		g.u.near.scarce, g.u.near.since = true, time.Now()
+	}
 	return g
 }
 
 // run runs until user code leaves with something else than a system call.
 func (g *pairGuest) run() Exit {
-	for start := time.Now(); time.Since(start) < 30*time.Second; {
+	x, ok := g.runFor(30 * time.Second)
+	if !ok {
+		g.t.Fatalf("does not end; rip %#x, cpl %d", g.st.RIP, g.st.CPL)
+	}
+	return x
+}
+
+// runFor does for a while; ok is false when it has not ended then.
+func (g *pairGuest) runFor(d time.Duration) (x Exit, ok bool) {
+	for start := time.Now(); time.Since(start) < d; {
 		if g.st.CPL == 3 {
+			if g.look != nil {
+				g.look()
+			}
 			switch x := g.u.Run(); x.Kind {
 			case ExitKick, ExitKernel:
 			case ExitSyscall:
 				g.c.Step()
 			default:
-				return x
+				return x, true
 			}
 			continue
 		}
@@ -106,7 +134,7 @@ func (g *pairGuest) run() Exit {
 				if e, left := g.k.UserExit(); left && e.Kind == ExitSyscall {
 					g.c.Step()
 				} else if left && e.Kind != ExitKick {
-					return e
+					return e, true
 				}
 				continue
 			}
@@ -115,8 +143,7 @@ func (g *pairGuest) run() Exit {
 			g.t.Fatalf("triple fault at rip %#x", g.st.RIP)
 		}
 	}
-	g.t.Fatalf("does not end; rip %#x, cpl %d", g.st.RIP, g.st.CPL)
-	return Exit{}
+	return Exit{}, false
 }
 
 // TestPair has user code make system calls that the stubs hand to each other,
@@ -155,6 +182,29 @@ func TestPair(t *testing.T) {
 			t.Errorf("kicks %v: %d of %d system calls were handed over", kicks, h, n)
 		}
 	}
+}
+
+// TestPairBase has user code change the base of FS between system calls: a
+// kick finds the new one, wherever it hits.
+func TestPairBase(t *testing.T) {
+	const n = 20_000
+	// The called function starts with wrfsbase rbx.
+	code := callerCode(n, []byte{0xf4})
+	g := newPairGuest(t, cat(code[:0x80], []byte{0xf3, 0x48, 0x0f, 0xae, 0xd3}, code[0x80:]))
+	g.st.Seg[x86.FS].Base = 0
+	kicks := 0
+	g.look = func() {
+		kicks++
+		rbx, base := g.st.GPR[x86.RBX], g.st.Seg[x86.FS].Base
+		if base != 0 && base != rbx && base != rbx+1 {
+			t.Errorf("at rip %#x: rbx %#x, fs base %#x", g.st.RIP, rbx, base)
+		}
+	}
+	ticker(t, g.u, 20*time.Microsecond)
+	if x := g.run(); x.Kind != ExitNeedStep || g.st.RIP != codeVA+28 {
+		t.Fatalf("exit %+v at %#x", x, g.st.RIP)
+	}
+	t.Logf("%d kicks", kicks)
 }
 
 // TestPairFlush has memory taken from a user stub that listens.

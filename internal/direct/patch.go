@@ -106,6 +106,8 @@ func (e *Engine) scan(gva, gpa uint64, entry int) error {
 	}
 	if *st&stPrivate == 0 {
 		e.dropMappings(gpa, entExec) // they map RAM itself
+	} else {
+		e.relistCPUIDs(gpa)
 	}
 	return e.writePrivate(gpa, p)
 }
@@ -163,11 +165,20 @@ func (e *Engine) rescanTail(rip, gva uint64) (entry int, err error) {
 		return -1, nil
 	}
 	mode, clean, judged, _ := e.modeBits()
-	*e.pageState(gpa) &^= clean | judged
-	if err := e.scan(rip&^(x86.PageSize-1), gpa, int(rip%x86.PageSize)); err != nil {
-		return -1, err
+	next := e.nextBytes(rip &^ (x86.PageSize - 1))
+	seen := tail{at: int(rip % x86.PageSize), mode: mode}
+	copy(seen.next[:], next)
+	if st := e.pageState(gpa); *st&(clean|judged) == 0 || e.code.tails[gpa] != seen {
+		*st &^= clean | judged
+		if err := e.scan(rip&^(x86.PageSize-1), gpa, seen.at); err != nil {
+			return -1, err
+		}
+		if len(e.code.tails) == maxTails {
+			clear(e.code.tails)
+		}
+		e.code.tails[gpa] = seen
 	}
-	b := append(e.page(gpa)[rip%x86.PageSize:], e.nextBytes(rip&^(x86.PageSize-1))...)
+	b := append(e.page(gpa)[seen.at:], next...)
 	var in insn.Inst
 	if insn.Decode(b[:min(len(b), insn.MaxLen)], mode, &in) != nil {
 		return -1, nil

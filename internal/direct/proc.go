@@ -24,6 +24,7 @@ type proc struct {
 	slot  []byte
 	ctl   *stub.Control
 	dead  bool
+	cpu   int // 1 + the processor that it is bound to, 0 if it is not
 
 	reason   uint32 // of the last stop of guest code
 	waits    bool   // it listens to its bell; see pair
@@ -59,10 +60,18 @@ var nap = 20 * time.Millisecond // a variable for tests
 // command gives the stub a command; its effects are complete when wait
 // returns. All of Control is written by then.
 func (p *proc) command(cmd uint32) error {
+	c := p.ctl
+	if p.waits { // the kernel stub, which looks at Cmd whenever it is rung
+		p.waits = false
+		atomic.StoreUint32(&c.Ready, 0)
+		atomic.StoreUint32(&c.State, stub.Running)
+		atomic.SwapUint32(&c.Cmd, cmd)
+		p.ring()
+		return nil
+	}
 	if err := p.ready(); err != nil {
 		return err
 	}
-	c := p.ctl
 	atomic.StoreUint32(&c.Ready, 0)
 	atomic.StoreUint32(&c.State, stub.Running)
 	atomic.SwapUint32(&c.Cmd, cmd)
@@ -77,7 +86,7 @@ func (p *proc) command(cmd uint32) error {
 // nanoseconds after it has said Stopped.
 func (p *proc) ready() error {
 	c := p.ctl
-	if host.SpinUntil(&c.Ready, 1, p.e.readySpin) {
+	if host.SpinUntil(&c.Ready, 1, p.spinFor(p.e.readySpin)) {
 		return nil
 	}
 	for start := time.Now(); ; {
@@ -140,7 +149,7 @@ func (p *proc) wait(running bool) error {
 	if !running && e.spinRun.skip == 0 {
 		spin = e.spinRun.max // calls are short
 	}
-	if spin != 0 {
+	if spin = p.spinFor(spin); spin != 0 {
 		if host.SpinUntil(&c.State, stub.Stopped, spin) {
 			e.stats.SpinHits++
 			p.unproven++
@@ -253,6 +262,9 @@ func (p *proc) post() error {
 func (p *proc) execute() error {
 	if len(p.calls) == 0 {
 		return nil
+	}
+	if err := p.park(); err != nil { // a stub that listens takes none
+		return err
 	}
 	if err := p.post(); err != nil {
 		return err

@@ -165,6 +165,7 @@ func (e *Engine) newID(s *space) uint32 {
 
 // forgetSpace takes an address space out of all books. Its stub is kept.
 func (e *Engine) forgetSpace(s *space) {
+	s.p.countCPUIDs()
 	if e.fpuHome == s {
 		e.FPU() // reads shared memory only, also when the process is gone
 	}
@@ -205,6 +206,7 @@ func (e *Engine) recycle(s *space) (*proc, error) {
 		p.kill()
 		return nil, err
 	}
+	cpuids(p.slot).N = 0 // also if the last program has written to it
 	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
 	return p, nil
 }
@@ -264,6 +266,9 @@ func (e *Engine) prepare(s *space) error {
 	if err := e.followHint(s); err != nil {
 		return err
 	}
+	if err := e.answer(); err != nil {
+		return err
+	}
 	if err := e.mirrorTLS(s); err != nil {
 		return err
 	}
@@ -284,10 +289,13 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 			return false, false, err
 		}
 		e.pair.silence()
-		if paired, err = e.pair.offer(); err != nil {
+		if paired, err = e.pair.offer(p); err != nil {
 			e.pair.failed = err
 			return false, true, nil
 		}
+	}
+	if !paired {
+		e.near.user(p)
 	}
 	c.GPR = st.GPR
 	c.IRET = [5]uint64{st.RIP, uint64(st.Seg[x86.CS].Sel), hostFlags(st.RFLAGS), st.GPR[x86.RSP], uint64(st.Seg[x86.SS].Sel)}
@@ -298,9 +306,14 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 		c.LoadSel = 1
 	}
 	c.FPU, c.SP = p.fpuAddr, p.sp
-	c.Spin = uint32(e.spinServe.budget(e.microsecond) * e.pauses / 1024)
+	c.Spin = uint32(p.spinFor(e.spinServe.budget(e.microsecond)) * e.pauses / 1024)
+	c.Door, c.FaultGive = 0, 0
 	if paired {
-		c.Spin = e.pair.spins()
+		c.FaultGive = e.pair.k.s.p.ctl.FaultTake
+		c.Spin = c.BellSpin
+		if e.near.cpu != 0 && !e.near.scarce {
+			c.Door = 1
+		}
 	}
 	cmd := uint32(stub.CmdRun)
 	if len(p.calls) != 0 {
@@ -325,7 +338,12 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 		if paired {
 			var stopped *proc
 			k := e.pair.k
-			if stopped, err = e.pair.wait(s, k.s.p); stopped != p {
+			if err = e.pair.attend(); err != nil {
+				stopped = k.s.p
+			} else {
+				stopped, err = e.pair.wait(s, k.s.p)
+			}
+			if stopped != p {
 				inKernel, e.pair.failed = true, err
 				err = nil
 			}

@@ -335,6 +335,19 @@ func (e *Engine) jumps(s *space, gva uint64) bool {
 	return p != nil && len(p.jumps) != 0
 }
 
+// precise is the guest's RIP for the one of a stop that may have come on the
+// way from a patched SYSCALL to the stub. That is not executed yet, and RCX its
+// own to change; the way itself may be another one when the guest goes on.
+func (e *Engine) precise(s *space, rip uint64) uint64 {
+	if i := (rip - e.sites.base - sitesCode) / siteCode; e.sites.within(rip) && i < maxSites {
+		return binary.LittleEndian.Uint64(s.p.slot[stub.SlotReturns+8*i:]) - 2
+	}
+	if i := e.island(s, rip); i != 0 {
+		return i
+	}
+	return rip
+}
+
 // island is the address of the SYSCALL whose island is at rip, 0 for none.
 func (e *Engine) island(s *space, rip uint64) uint64 {
 	if !e.jumps(s, rip) {

@@ -60,6 +60,18 @@ func TestPatchedSyscall(t *testing.T) {
 	if n := g.e.stats.FastSyscalls; n != rounds-hotSite {
 		t.Errorf("%d of %d system calls came without a signal, want %d", n, rounds, rounds-hotSite)
 	}
+	// What a kick tells that hits between the instruction and the stub.
+	s := g.e.cur
+	j := g.e.code.pages[g.gpa(codeVA)].jumps[0]
+	low := g.e.sites.base + sitesCode + siteCode*uint64(j.site)
+	for _, rip := range []uint64{siteAt, codeVA + uint64(j.island), low, low + 8} {
+		if p := g.e.precise(s, rip); p != siteAt {
+			t.Errorf("at %#x: rip %#x, want %#x", rip, p, siteAt)
+		}
+	}
+	if p := g.e.precise(s, siteAt+2); p != siteAt+2 {
+		t.Errorf("behind the instruction: rip %#x", p)
+	}
 	// A restart: the kernel sets RIP back to the instruction.
 	g.want(ExitSyscall)
 	g.st.GPR[x86.RAX] = 24

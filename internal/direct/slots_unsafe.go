@@ -87,8 +87,13 @@ func (s *slots) give(i int) {
 // zygoteSlot is the slot that the start-up list maps; it is never handed out.
 const zygoteSlot = 0
 
-// control is the Control page of a slot, and calls its call list.
+// control is the Control page of a slot, cpuids its second half, and callList
+// its call list.
 func control(slot []byte) *stub.Control { return (*stub.Control)(unsafe.Pointer(&slot[0])) }
+
+func cpuids(slot []byte) *stub.CPUIDs {
+	return (*stub.CPUIDs)(unsafe.Pointer(&slot[stub.SlotCPUIDs]))
+}
 
 func callList(slot []byte) *[stub.MaxCalls]stub.Call {
 	return (*[stub.MaxCalls]stub.Call)(unsafe.Pointer(&slot[stub.SlotCalls]))

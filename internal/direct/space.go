@@ -1,6 +1,9 @@
 package direct
 
-import "ring3/internal/x86"
+import (
+	"ring3/internal/mmu"
+	"ring3/internal/x86"
+)
 
 // space is one guest address space: what its stub has mapped.
 type space struct {
@@ -19,6 +22,10 @@ type space struct {
 	// gone are pages that have no entry any more but are still mapped: the
 	// stub must unmap them before it runs.
 	gone []uint64
+	// weak are pages that have lost the right to be written, likewise.
+	weak []uint64
+
+	cpuids []uint64 // what the stub knows of; see cpuid.go
 }
 
 const maxStalePages = 32
@@ -46,6 +53,11 @@ const (
 )
 
 func (e entry) gpa() uint64 { return uint64(e & entAddr) }
+
+// serves reports whether the mapping is enough for an access.
+func (e entry) serves(acc mmu.Access) bool {
+	return e != 0 && (acc&mmu.Write == 0 || e&entWrite != 0) && (acc&mmu.Fetch == 0 || e&entExec != 0)
+}
 
 // hasNode reports whether the reverse map knows the entry.
 func (e entry) hasNode() bool { return e&(entWrite|entExec) != 0 }
@@ -132,6 +144,9 @@ func (e *Engine) set(s *space, gva uint64, ent entry) {
 	if ent.hasNode() && (!old.hasNode() || ent.gpa() != old.gpa()) {
 		e.rmap.add(e.mem, ent.gpa(), s.id, gva)
 	}
+	if (old|ent)&entPrivate != 0 {
+		e.listCPUIDs(s, gva, ent)
+	}
 }
 
 // mapsOf is the number of mappings that the page x adds between its
@@ -158,4 +173,11 @@ func (e *Engine) drop(s *space, gva uint64) {
 	e.stats.PagesDropped++
 	e.set(s, gva, 0)
 	s.gone = append(s.gone, gva)
+}
+
+// weaken takes the right to write away from a page.
+func (e *Engine) weaken(s *space, gva uint64, ent entry) {
+	e.stats.PagesWeakened++
+	e.set(s, gva, ent&^entWrite)
+	s.weak = append(s.weak, gva)
 }

@@ -233,7 +233,7 @@ func TestMapCount(t *testing.T) {
 		g.load(0x1000_0000 + i*29%64*4096)
 	}
 	s := g.e.cur
-	const own = 5 // code page, control pages, hand-over page and low area of the stub
+	const own = 6 // code, control pages, hand-over page, answers and low area of the stub
 	want := s.maps + own
 	if got := mapsOfPID(t, s.p.pid); got != want {
 		t.Errorf("the engine counts %d mappings, the host %d", want, got)
@@ -253,7 +253,7 @@ func TestMapHint(t *testing.T) {
 	before := g.e.Stats()
 	g.st.RIP, g.st.GPR[x86.RBX] = codeVA, 0x700000
 	x := g.wantException(x86.VecPF)
-	g.e.MapHint(x.CR2)
+	g.e.MapHint(x.CR2, x.ErrCode)
 	g.mapPage(0x700000, g.page(imm64(5)), pteRW|x86.PTEAccessed|x86.PTEDirty)
 	if v := g.load(0x700000); v != 5 {
 		t.Errorf("read %d", v)
@@ -265,7 +265,7 @@ func TestMapHint(t *testing.T) {
 	// A hint for a page that stays absent does nothing.
 	g.st.RIP, g.st.GPR[x86.RBX] = codeVA, 0x900000
 	g.wantException(x86.VecPF)
-	g.e.MapHint(0x900000)
+	g.e.MapHint(0x900000, x86.PFUser)
 	g.wantException(x86.VecPF)
 }
 

@@ -1,5 +1,7 @@
 package direct
 
+import "time"
+
 // Stats counts what the engine did. Only the vCPU thread writes it.
 type Stats struct {
 	Runs       uint64    // entries into guest code
@@ -36,13 +38,29 @@ type Stats struct {
 	ScansCandidate uint64 // of them, decoded because a byte pattern asked for it
 	Patches        uint64 // instructions patched
 	Handed         uint64 // system calls handed to the kernel stub
+	HandedFaults   uint64 // page faults, likewise
+	PagesWeakened  uint64 // that lost the right to be written only
 	Parks          uint64 // stubs that listened and were stopped
 	Sites          uint64 // system calls patched
 	FastSyscalls   uint64 // and the stops that came by them
 	PatchedTraps   uint64 // stops at a patched instruction
+	CPUIDs         uint64 // and CPUIDs that did without
 	SpinHits       uint64 // stops seen while spinning
 	SpinMisses     uint64 // stops waited for in a futex
+
+	Scarce     uint64        // times that processors became scarce: all share one
+	ScarceTime time.Duration // and for how long
 }
 
 // Stats returns the counters so far. Call it on the vCPU thread.
-func (e *Engine) Stats() Stats { return e.stats }
+func (e *Engine) Stats() Stats {
+	for _, s := range e.spaces {
+		s.p.countCPUIDs()
+	}
+	s := e.stats
+	s.Scarce, s.ScarceTime = e.near.switches, e.near.scarceTime
+	if e.near.scarce {
+		s.ScarceTime += time.Since(e.near.since)
+	}
+	return s
+}

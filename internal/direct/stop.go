@@ -2,6 +2,7 @@ package direct
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -55,10 +56,7 @@ func (e *Engine) readFrame(p *proc) (f frame, err error) {
 	st.RFLAGS = guestFlags(q(stub.UCFlags), st.RFLAGS)
 	cs := binary.LittleEndian.Uint16(uc[stub.UCCS:])
 	ss := binary.LittleEndian.Uint16(uc[stub.UCSS:])
-	c := p.ctl
-	st.Seg[x86.FS].Base = atomic.LoadUint64(&c.FSBase)
-	st.Seg[x86.GS].Base = atomic.LoadUint64(&c.GSBase)
-	if err := e.readSelectors(p, cs, ss, c.Sel); err != nil {
+	if err := errors.Join(e.readBases(p.ctl), e.readSelectors(p, cs, ss, p.ctl.Sel)); err != nil {
 		return f, err
 	}
 	info := uc[stub.UCSize:]
@@ -84,6 +82,7 @@ func (e *Engine) stopped(s *space) (x Exit, resume bool) {
 	signo := atomic.LoadUint32(&s.p.ctl.Signo)
 	switch {
 	case signo == stub.KickSignal:
+		st.RIP = e.precise(s, st.RIP)
 		if e.kick.take() {
 			return Exit{Kind: ExitKick}, false
 		}
@@ -109,9 +108,7 @@ func (e *Engine) stopped(s *space) (x Exit, resume bool) {
 			return Exit{Kind: ExitNeedStep}, false
 		}
 		st.DR[6] |= dr6BS
-		if i := e.island(s, st.RIP); i != 0 {
-			st.RIP = i // guest code set TF itself
-		}
+		st.RIP = e.precise(s, st.RIP) // guest code set TF itself
 		return exception(x86.VecDB), false
 	case signo == sigTRAP && f.trap == x86.VecBP:
 		return exception(x86.VecBP), false
@@ -177,11 +174,9 @@ func (e *Engine) fastSyscall(s *space) Exit {
 	}
 	st.RIP = st.GPR[x86.RCX] - 2
 	st.RFLAGS = guestFlags(st.GPR[x86.R11], st.RFLAGS) &^ x86.FlagRF
-	st.Seg[x86.FS].Base = atomic.LoadUint64(&c.FSBase)
-	st.Seg[x86.GS].Base = atomic.LoadUint64(&c.GSBase)
 	p.fpuAddr, p.sp = p.base+stub.XSaveOff, p.base+stub.AreaSize-64
 	e.fpuHome = s
-	if err := e.readSelectors(p, st.Seg[x86.CS].Sel, st.Seg[x86.SS].Sel, c.Sel); err != nil {
+	if err := errors.Join(e.readBases(c), e.readSelectors(p, st.Seg[x86.CS].Sel, st.Seg[x86.SS].Sel, c.Sel)); err != nil {
 		return Exit{Kind: ExitDied, Err: err}
 	}
 	if st.RIP >= userTop {
@@ -205,6 +200,17 @@ const (
 	selCS64 = 0x33
 	selTLS  = 0x63 // and the next two
 )
+
+// readBases takes over the bases of FS and GS. A processor holds canonical ones
+// only; the guest's kernel would fault when it loads another.
+func (e *Engine) readBases(c *stub.Control) error {
+	fs, gs := atomic.LoadUint64(&c.FSBase), atomic.LoadUint64(&c.GSBase)
+	if !x86.Canonical(fs) || !x86.Canonical(gs) {
+		return fmt.Errorf("%w: segment bases %#x, %#x", errDied, fs, gs)
+	}
+	e.state.Seg[x86.FS].Base, e.state.Seg[x86.GS].Base = fs, gs
+	return nil
+}
 
 // readSelectors takes over segment registers that the guest loaded natively.
 // It can have loaded only what the host's GDT has and what mirrors accepts.

@@ -47,10 +47,12 @@ func (k *Kernel) setMode() {
 	}
 	st := k.e.state
 	k.mode = k.modeBits()
+	k.pair.forget()
 	k.c.clearUser()
 	fsgsbase, smap := st.CR4&x86.CR4FSGSBASE != 0, st.CR4&x86.CR4SMAP != 0
 	if fsgsbase != k.c.h.FSGSBase || smap != k.c.h.SMAP {
 		k.c.h.FSGSBase, k.c.h.SMAP = fsgsbase, smap
+		k.stats.ModeFlushes++
 		k.c.flush()
 	}
 }
@@ -72,7 +74,7 @@ func (k *Kernel) userMiss(ea uint64, write bool) bool {
 	page := ea &^ (x86.PageSize - 1)
 	if ea >= bt.Lowest {
 		// The kernel's own memory is mapped by page faults as always.
-		k.c.setUser(page, bt.Delta, true)
+		k.c.setUser(page, k.salts.of(st.CR3), bt.Delta, true)
 		return true
 	}
 	if ea >= 1<<47 {
@@ -95,14 +97,14 @@ func (k *Kernel) userMiss(ea uint64, write bool) bool {
 	if writable {
 		e.mem.AllowStubWrite(gpa)
 	}
-	k.c.setUser(page, window+off-page, writable)
+	k.c.setUser(page, k.salts.of(st.CR3), window+off-page, writable)
 	return true
 }
 
 // setUser makes an entry of the user TLB. The stub must be stopped.
-func (c *codeCache) setUser(page, delta uint64, write bool) {
+func (c *codeCache) setUser(page, salt, delta uint64, write bool) {
 	b := c.mem[userOff+8*int(page/x86.PageSize%bt.UserTLBSize):]
-	tag, wtag := -(page / x86.PageSize), uint64(bt.EmptyUser)
+	tag, wtag := -(page/x86.PageSize)-salt, uint64(bt.EmptyUser)
 	if write {
 		wtag = tag
 	}
@@ -110,6 +112,13 @@ func (c *codeCache) setUser(page, delta uint64, write bool) {
 	binary.LittleEndian.PutUint64(b[8*bt.UserTLBSize:], wtag)
 	binary.LittleEndian.PutUint64(b[16*bt.UserTLBSize:], delta)
 	c.userUsed = true
+}
+
+// dropUser empties the entry that a page has in whatever address space.
+func (c *codeCache) dropUser(addr uint64) {
+	b := c.mem[userOff+8*int(addr/x86.PageSize%bt.UserTLBSize):]
+	binary.LittleEndian.PutUint64(b, bt.EmptyUser)
+	binary.LittleEndian.PutUint64(b[8*bt.UserTLBSize:], bt.EmptyUser)
 }
 
 // clearUser empties the user TLB. The stub must be stopped, or waiting.

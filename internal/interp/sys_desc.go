@@ -177,12 +177,6 @@ func (c *CPU) nullSegment(seg uint8, sel uint16) {
 	*s = n
 }
 
-// nullSS is SS with a null selector: usable in 64-bit mode at CPL 0 to 2. The
-// DPL is always CPL.
-func nullSS(sel uint16, cpl uint8) cpu.Segment {
-	return cpu.Segment{Sel: sel, Attr: uint16(cpl) << 5, Unusable: true}
-}
-
 // protected reports protected mode (without virtual-8086 mode, which this CPU
 // does not have).
 func (c *CPU) protected() bool { return c.CR0&x86.CR0PE != 0 }
@@ -246,7 +240,7 @@ func (c *CPU) checkSS(sel uint16, cpl, vec uint8, ext uint32, code64 bool) (s cp
 	rpl := uint8(sel) & 3
 	if null(sel) {
 		if code64 && cpl < 3 && rpl == cpl {
-			return nullSS(sel, cpl), true
+			return cpu.NullSS(sel, cpl), true
 		}
 		return s, c.raise(vec, ext)
 	}

@@ -1,6 +1,7 @@
 package interp
 
 import (
+	"ring3/internal/cpu"
 	"ring3/internal/x86"
 )
 
@@ -248,7 +249,7 @@ func (c *CPU) deliverLong(vec uint8, hasErr bool, err uint32, kind eventKind) bo
 		return false
 	}
 	if cpl < c.CPL {
-		ss = nullSS(uint16(cpl), cpl)
+		ss = cpu.NullSS(uint16(cpl), cpl)
 	}
 	flags := c.savedFlags(vec, kind)
 	s := c.inner(ss, sp&^15, true, cpl, ext)

@@ -206,7 +206,7 @@ func (c *CPU) gateStack(gate *descriptor, cpl uint8, size int) (s stack, ok bool
 		if !ok {
 			return s, false
 		}
-		s = c.inner(nullSS(uint16(cpl), cpl), sp, true, cpl, 0)
+		s = c.inner(cpu.NullSS(uint16(cpl), cpl), sp, true, cpl, 0)
 		return s, s.push(uint64(old.seg.Sel), 8) && s.push(c.GPR[x86.RSP], 8)
 	}
 	ss, sp, ok := c.tssStack(cpl, 0)

@@ -93,7 +93,7 @@ func TestSyscallSysret(t *testing.T) {
 		r := newRig(t, long)
 		r.env.amd = amd
 		fastRig(r)
-		r.Seg[x86.SS] = nullSS(0, 0)
+		r.Seg[x86.SS] = cpu.NullSS(0, 0)
 		r.GPR[x86.RCX] = 0xffff000012345678
 		r.wantOK(r.sysret(32))
 		if r.RIP != 0x12345678 || r.Seg[x86.CS].Sel != 0x23 || r.Code64() || r.Seg[x86.SS].Sel != 0x2b {

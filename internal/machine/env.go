@@ -26,9 +26,16 @@ var _ interp.Env = (*env)(nil)
 func (e *env) TSC() uint64 { return e.m.clock.TSC() }
 
 func (e *env) CPUID(leaf, sub uint32) (a, b, c, d uint32) {
-	s := &e.m.cpu.State
-	r := e.cpuid.Lookup(leaf, sub, cpuid.Context{XCR0: s.XCR0, OSXSAVE: s.CR4&x86.CR4OSXSAVE != 0})
+	r := e.cpuid.Lookup(leaf, sub, e.context())
 	return r.A, r.B, r.C, r.D
+}
+
+// answers are those of CPUID for user code, which runs without this package.
+func (e *env) answers() []cpuid.Answer { return e.cpuid.Answers(e.context()) }
+
+func (e *env) context() cpuid.Context {
+	s := &e.m.cpu.State
+	return cpuid.Context{XCR0: s.XCR0, OSXSAVE: s.CR4&x86.CR4OSXSAVE != 0}
 }
 
 func (e *env) SyncFPU() *cpu.FPU { return e.m.user.FPU() }

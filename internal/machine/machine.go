@@ -24,6 +24,7 @@ import (
 	"ring3/internal/irqchip"
 	"ring3/internal/stats"
 	"ring3/internal/timer"
+	"ring3/internal/trace"
 	"ring3/internal/vcpu"
 	"ring3/internal/x86"
 )
@@ -49,6 +50,7 @@ type Config struct {
 	Disks      []disk.Options // vda, vdb, ...; at most MaxDisks
 	Engine     Engine         // how kernel code is executed; "" is EngineInterp
 	Verify     int            // compare kernel code with the interpreter: 0 none, 1 all, or in bursts after so many exits; implies EngineTranslate
+	Trace      *trace.Trace   // lists translations; nil for none; implies EngineTranslate
 	Timed      bool           // time the exits, for WriteStats
 	Log        *slog.Logger   // may be nil
 }
@@ -163,12 +165,12 @@ func New(cfg Config) (m *Machine, err error) {
 	m.env = newEnv(m, cfg.CPUs)
 	m.cpu = interp.New(m.mem, &m.pio, &m.mmio, m.env)
 	m.cpu.Timed = cfg.Timed
-	m.user, err = direct.New(direct.Config{Mem: m.mem, State: &m.cpu.State})
+	m.user, err = direct.New(direct.Config{Mem: m.mem, State: &m.cpu.State, CPUID: m.env.answers})
 	if err != nil {
 		return m, err
 	}
 	m.vcpu = vcpu.New(m.cpu, m.user, m.chip, cfg.Timed, m.log)
-	if cfg.Engine == EngineTranslate || cfg.Verify > 0 {
+	if cfg.Engine == EngineTranslate || cfg.Verify > 0 || cfg.Trace != nil {
 		if m.kernel, err = direct.NewKernel(direct.Config{Mem: m.mem, State: &m.cpu.State}); err != nil {
 			return m, err
 		}
@@ -182,6 +184,11 @@ func New(cfg Config) (m *Machine, err error) {
 			return m, err
 		}
 		m.vcpu.Verify(m.checked, m.mem, cfg.Verify)
+	}
+	for _, k := range []*direct.Kernel{m.kernel, m.checked} {
+		if k != nil && cfg.Trace != nil {
+			k.Translated = cfg.Trace.Add
+		}
 	}
 	m.chip.Notify = func(int) { m.vcpu.Kick() }
 	entry.Apply(&m.cpu.State)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"ring3/internal/bt"
 	"ring3/internal/direct"
 	"ring3/internal/stats"
 	"ring3/internal/x86"
@@ -114,6 +115,16 @@ func (v *VCPU) AddStats(t *stats.Table) {
 	v.addKernel(t)
 }
 
+// exitNames are rows for exits of translated code without a signal.
+var exitNames = [bt.ExitKinds]string{
+	bt.ExitChain:     "first use of a branch",
+	bt.ExitStep:      "instruction to be interpreted",
+	bt.ExitVector:    "instruction with extended state to be interpreted",
+	bt.ExitUser:      "user TLB miss, read",
+	bt.ExitUserWrite: "user TLB miss, write",
+	bt.ExitWindow:    "STI while an interrupt waits",
+}
+
 // addKernel adds the rows of translated kernel code.
 func (v *VCPU) addKernel(t *stats.Table) {
 	if v.kernel == nil {
@@ -128,16 +139,28 @@ func (v *VCPU) addKernel(t *stats.Table) {
 	}
 	n := v.kernel.Stats()
 	t.Add("translator", "runs", n.Runs, 0)
-	t.Add("translator", "exits without a signal", n.Exits, 0)
-	t.Add("translator", "exits by a signal", n.Faults, 0)
+	t.Add("translator", "kicks before code ran", n.Kicks, 0)
 	t.Add("translator", "blocks translated", n.Translated, 0)
-	t.Add("translator", "blocks dropped", n.Dropped, 0)
+	t.Add("translator", "instructions in them", n.Insts, 0)
+	t.Add("translator", "bytes of guest code in them", n.GuestBytes, 0)
+	t.Add("translator", "bytes emitted", n.EmittedBytes, 0)
 	t.Add("translator", "exits chained", n.Chained, 0)
-	t.Add("translator", "jump table misses", n.Misses, 0)
 	t.Add("translator", "instructions found to access user memory", n.Learned, 0)
-	t.Add("translator", "user TLB misses", n.UserMisses, 0)
-	t.Add("translator", "cache flushes", n.Flushes, 0)
-	t.Add("translator", "kicks", n.Kicks, 0)
+	t.Add("translator, exit", "without a signal", n.Exits, 0)
+	t.Add("translator, exit", "jump table miss", n.Misses, 0)
+	for kind, name := range exitNames {
+		t.Add("translator, exit", name, n.Left[kind], 0)
+	}
+	t.Add("translator, signal", "all", n.Faults, 0)
+	t.Add("translator, signal", "page mapped", n.Mapped, 0)
+	t.Add("translator, signal", "kick", n.KickSignals, 0)
+	t.Add("translator, signal", "address in the lower half", n.LowerHalf, 0)
+	t.Add("translator, signal", "other page fault: code written, a device, the guest's", n.Refused, 0)
+	t.Add("translator, signal", "other exception", n.Trapped, 0)
+	t.Add("translator, dropped", "blocks whose code was written", n.Written, 0)
+	t.Add("translator, dropped", "blocks whose page moved", n.Moved, 0)
+	t.Add("translator, dropped", "whole cache, full", n.Flushes, 0)
+	t.Add("translator, dropped", "whole cache, CR4 changed", n.ModeFlushes, 0)
 	for op, count := range v.c.kernelSteps {
 		t.Add("translator, interpreted", insn.Op(op).String(), count, 0)
 	}
@@ -169,11 +192,14 @@ func (v *VCPU) addDirect(t *stats.Table) {
 	t.Add("patched", "system calls patched", n.Sites, 0)
 	t.Add("patched", "system calls to the monitor without a signal", n.FastSyscalls, 0)
 	t.Add("patched", "system calls to the kernel stub", n.Handed, 0)
+	t.Add("stub", "page faults to the kernel stub", n.HandedFaults, 0)
 	t.Add("stub", "stopped while waiting for another stub", n.Parks, 0)
 	t.Add("patched", "traps of patched instructions", n.PatchedTraps, 0)
+	t.Add("patched", "CPUID answered in the stub", n.CPUIDs, 0)
 	t.Add("stub", "processes forked", n.Forks, 0)
 	t.Add("stub", "processes recycled", n.Recycled, 0)
 	t.Add("stub", "extended state moved", n.FPUMoves, 0)
+	t.Add("processors", "scarce: monitor and stubs share one", n.Scarce, n.ScarceTime)
 	t.Add("stub", "answers while spinning", n.SpinHits, 0)
 	t.Add("stub", "answers while asleep", n.SpinMisses, 0)
 }

@@ -4,12 +4,10 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/arch/x86/x86asm"
-
 	"ring3/internal/cpu"
 	"ring3/internal/direct"
+	"ring3/internal/disasm"
 	"ring3/internal/x86"
-	"ring3/internal/x86/insn"
 )
 
 // Difference is what a comparison of the translator with the interpreter
@@ -80,33 +78,13 @@ func (d *Difference) Report() string {
 		p("  memory at %#x: translated %#x, interpreted %#x", m.GPA, m.Got, m.Want)
 	}
 	p("guest code:")
-	disassemble(&b, d.Unit.Guest, d.Unit.RIP, nil)
+	disasm.Write(&b, d.Unit.Guest, d.Unit.RIP, nil, nil)
 	p("emitted code:")
 	_, at, marks := d.Unit.Host()
 	labels := map[uint64]string{}
 	for _, m := range marks {
 		labels[at+uint64(m.Off)] = fmt.Sprintf("%#x", m.RIP)
 	}
-	disassemble(&b, d.host, at, labels)
+	disasm.Write(&b, d.host, at, labels, nil)
 	return b.String()
-}
-
-// disassemble lists code. A line that has a label belongs to the guest's
-// instruction there. The lengths are those of our own decoder.
-func disassemble(b *strings.Builder, code []byte, pc uint64, labels map[uint64]string) {
-	for len(code) > 0 {
-		var in insn.Inst
-		n, text := 1, "?"
-		if insn.Decode(code, insn.Mode64, &in) == nil {
-			n, text = int(in.Len), in.Op.String()
-		}
-		if x, err := x86asm.Decode(code[:n], 64); err == nil {
-			text = x86asm.GNUSyntax(x, pc, nil)
-		}
-		if l := labels[pc]; l != "" {
-			fmt.Fprintf(b, "  %s:\n", l)
-		}
-		fmt.Fprintf(b, "  %12x  %-30x  %s\n", pc, code[:n], text)
-		code, pc = code[n:], pc+uint64(n)
-	}
 }

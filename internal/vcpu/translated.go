@@ -8,11 +8,6 @@ import (
 	"ring3/internal/interp"
 )
 
-// grace is how many instructions are interpreted after user code has left,
-// before the kernel's stub is woken: most system calls end earlier. Three
-// parties that spin for each other need three processors.
-const grace = 4000
-
 // vectorRun is how many instructions are interpreted at one that uses extended
 // state: kernel code that does comes in long stretches.
 const vectorRun = 200
@@ -21,15 +16,6 @@ const vectorRun = 200
 // interprets a block where it is not, until the guest returns to user mode or
 // something must be looked at.
 func (v *VCPU) runTranslated() error {
-	if v.fromUser {
-		v.fromUser = false
-		if v.verify == nil || v.verify.every != 1 {
-			if e := v.cpu.Run(grace); e != interp.ExitBudget {
-				return v.interpreted(e)
-			}
-		}
-		v.user.Rest()
-	}
 	defer v.kernel.Rest()
 	if v.verify != nil {
 		defer v.verify.k.Rest()

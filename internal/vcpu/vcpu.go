@@ -148,6 +148,7 @@ func (v *VCPU) Do(fn func()) {
 func (v *VCPU) Run(ctx context.Context) (End, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	defer v.user.Leave()
 	defer close(v.done)
 	stop := context.AfterFunc(ctx, func() { v.End(Stopped) })
 	defer stop()
@@ -279,7 +280,7 @@ func (v *VCPU) userLeft(e direct.Exit) error {
 func (v *VCPU) inject(e direct.Exit) {
 	v.cpu.Inject(e.Vector, e.HasErr, e.ErrCode, e.CR2)
 	if e.Vector == x86.VecPF {
-		v.user.MapHint(e.CR2)
+		v.user.MapHint(e.CR2, e.ErrCode)
 	}
 }
 

@@ -57,6 +57,8 @@ func TestPrograms(t *testing.T) {
 		{"threads", nil},
 		{"compat", []string{"-m32"}},
 		{"ptrace", nil},
+		{"kernelmem", nil},
+		{"cpuid", nil},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			f := compile(t, p.name, true, p.flags...)

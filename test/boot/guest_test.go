@@ -45,6 +45,7 @@ type outcome struct {
 	stdout, stderr, console string
 	table                   string // of exits
 	status                  int
+	told                    bool // status is known
 }
 
 var (
@@ -79,6 +80,25 @@ func kernel(t *testing.T, flavour string) kernelstore.Kernel {
 // run boots g and fails the test unless the guest switches itself off after
 // having told an exit status.
 func (g guest) run(t *testing.T) outcome {
+	t.Helper()
+	o, err := g.boot(t)
+	if err != nil {
+		t.Fatalf("run: %v\nconsole:\n%s", err, tail(o.console))
+	}
+	if o.End != machine.PowerOff || !o.told {
+		t.Fatalf("machine ended with %v at RIP %#x, exit status known: %v\nstdout:\n%s\nstderr:\n%s\nconsole:\n%s",
+			o.End, o.RIP, o.told, tail(o.stdout), tail(o.stderr), tail(o.console))
+	}
+	for _, bad := range []string{"WARNING:", "BUG:", "Oops", "unchecked MSR access", "soft lockup"} {
+		if strings.Contains(o.console, bad) {
+			t.Errorf("the kernel complains (%s):\n%s", bad, tail(o.console))
+		}
+	}
+	return o
+}
+
+// boot boots g and runs it to whatever end. err is that of the run.
+func (g guest) boot(t *testing.T) (o outcome, err error) {
 	t.Helper()
 	if g.flavour == "" {
 		g.flavour = kernelstore.Cloud
@@ -135,25 +155,15 @@ func (g guest) run(t *testing.T) outcome {
 	serr := m.WriteStats(&table)
 	cerr := m.Close()
 	<-hostDone
-	o := outcome{Result: r, table: table.String(), stdout: stdout.String(), stderr: stderr.String(), console: console.String()}
+	o = outcome{Result: r, table: table.String(), stdout: stdout.String(), stderr: stderr.String(), console: console.String()}
+	o.status, o.told = host.Status()
 	if d, ok := errors.AsType[*vcpu.Difference](err); ok {
 		t.Log(d.Report())
 	}
-	if err != nil || cerr != nil || serr != nil {
+	if cerr != nil || serr != nil {
 		t.Fatalf("run: %v, close: %v, stats: %v\nconsole:\n%s", err, cerr, serr, tail(o.console))
 	}
-	status, ok := host.Status()
-	if r.End != machine.PowerOff || !ok {
-		t.Fatalf("machine ended with %v at RIP %#x, exit status known: %v\nstdout:\n%s\nstderr:\n%s\nconsole:\n%s",
-			r.End, r.RIP, ok, tail(o.stdout), tail(o.stderr), tail(o.console))
-	}
-	o.status = status
-	for _, bad := range []string{"WARNING:", "BUG:", "Oops", "unchecked MSR access", "soft lockup"} {
-		if strings.Contains(o.console, bad) {
-			t.Errorf("the kernel complains (%s):\n%s", bad, tail(o.console))
-		}
-	}
-	return o
+	return o, err
 }
 
 // must fails the test unless the command succeeded.

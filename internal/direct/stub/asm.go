@@ -30,7 +30,7 @@ const (
 	ccNE = 0x5
 )
 
-// asm assembles the one code page. It knows just the forms that the program
+// asm assembles the stub program. It knows just the forms that the program
 // needs; offsets given to it are offsets in the stub area.
 type asm struct {
 	b      []byte
@@ -144,8 +144,8 @@ func (a *asm) finish() ([]byte, error) {
 		v := uint32(int32(t - (f.pos + 4)))
 		copy(a.b[f.pos:], []byte{byte(v), byte(v >> 8), byte(v >> 16), byte(v >> 24)})
 	}
-	if len(a.b) > PageSize {
-		return nil, fmt.Errorf("stub program of %d bytes does not fit a page", len(a.b))
+	if len(a.b) > CodeSize {
+		return nil, fmt.Errorf("stub program of %d bytes is longer than %d", len(a.b), CodeSize)
 	}
 	return a.b, nil
 }

@@ -16,11 +16,12 @@ const (
 	initSize = 4 * PageSize
 )
 
-// Image makes the ELF executable of a zygote: the code page and the start-up
+// Image makes the ELF executable of a zygote: the code and the start-up
 // list. parent is the process that the stub must be a child of.
-// handoff is the offset of the hand-over page in the file that RAM is in.
-func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff uint64) ([]byte, error) {
-	data, err := initData(p, s, parent, slots, cpuidFaults, handoff)
+// handoff is the offset of the hand-over page in the file that RAM is in, and
+// answers that of the answers in the file of code pages.
+func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff, answers uint64) ([]byte, error) {
+	data, err := initData(p, s, parent, slots, cpuidFaults, handoff, answers)
 	if err != nil {
 		return nil, err
 	}
@@ -38,22 +39,23 @@ func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff 
 			binary.Write(img, le, v)
 		}
 	}
-	segment(1, 5, PageSize, p.Base, PageSize)
-	segment(1, 4, 2*PageSize, p.Base+InitOff, initSize)
+	const dataAt = PageSize + CodeSize
+	segment(1, 5, PageSize, p.Base, CodeSize)
+	segment(1, 4, dataAt, p.Base+InitOff, initSize)
 	segment(0x6474e551 /* PT_GNU_STACK */, 6, 0, 0, 0)
-	out := make([]byte, 2*PageSize+initSize)
+	out := make([]byte, dataAt+initSize)
 	copy(out, img.Bytes())
-	for i := PageSize; i < 2*PageSize; i++ {
-		out[i] = 0xf4 // hlt: the rest of the code page traps
+	for i := PageSize; i < dataAt; i++ {
+		out[i] = 0xf4 // hlt: what is behind the code traps
 	}
 	copy(out[PageSize:], p.Code)
-	copy(out[2*PageSize:], data)
+	copy(out[dataAt:], data)
 	return out, nil
 }
 
 // initData lays out the start-up list: a header entry with the count, the
 // entries, and behind them what they point to.
-func initData(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff uint64) ([]byte, error) {
+func initData(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff, answers uint64) ([]byte, error) {
 	filter, err := Filter(p, s)
 	if err != nil {
 		return nil, err
@@ -104,6 +106,8 @@ func initData(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, hando
 		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED, FDControl, 0)
 	add(int64(p.Base+HandoffOff), unix.SYS_MMAP, p.Base+HandoffOff, PageSize,
 		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED, FDRAM, handoff)
+	add(int64(p.Base+AnswersOff), unix.SYS_MMAP, p.Base+AnswersOff, AnswersSize,
+		unix.PROT_READ, unix.MAP_SHARED|unix.MAP_FIXED, FDCode, answers)
 	add(0, unix.SYS_SIGALTSTACK, stack, 0)
 	for _, sig := range []uint64{4 /* ILL */, 5 /* TRAP */, 7 /* BUS */, 8 /* FPE */, 11 /* SEGV */, 31 /* SYS */, KickSignal} {
 		add(0, unix.SYS_RT_SIGACTION, sig, action, 0, 8)

@@ -1,25 +1,26 @@
 package stub
 
-// The stub area, in bytes from its base. The code page comes first so that
+// The stub area, in bytes from its base. The code comes first so that
 // code reaches every control word with a 32-bit RIP-relative displacement and
 // needs no register for it.
 //
-//	base + 0        code page, R-X
-//	base + 0x1000   Control
-//	base + 0x2000   call list, MaxCalls entries of Call
-//	base + 0x3000   XSAVE image that the monitor fills in
-//	base + 0x4000   return addresses of patched system calls; see Site
-//	base + 0x5000   alternate signal stack, grows down from the area's end
+//	base + 0        code, R-X
+//	base + 0x2000   Control
+//	base + 0x3000   call list, MaxCalls entries of Call
+//	base + 0x4000   XSAVE image that the monitor fills in
+//	base + 0x5000   return addresses of patched system calls; see Site
+//	base + 0x6000   alternate signal stack, grows down from the area's end
 const (
 	PageSize = 4096
 
 	CodeOff    = 0
-	ControlOff = 1 * PageSize
-	CallsOff   = 2 * PageSize
-	XSaveOff   = 3 * PageSize
-	ReturnsOff = 4 * PageSize
-	StackOff   = 5 * PageSize
-	AreaSize   = 18 * PageSize
+	CodeSize   = 2 * PageSize
+	ControlOff = CodeOff + CodeSize
+	CallsOff   = ControlOff + PageSize
+	XSaveOff   = CallsOff + PageSize
+	ReturnsOff = XSaveOff + PageSize
+	StackOff   = ReturnsOff + PageSize
+	AreaSize   = StackOff + 13*PageSize
 
 	// SlotSize is the shared part, which is one slot of the control memfd.
 	SlotSize  = AreaSize - ControlOff
@@ -80,7 +81,7 @@ const (
 	SelGS
 )
 
-// Control is the first page of a slot. Both sides read and write it; guest
+// Control is in the first page of a slot, with CPUIDs behind it. Both sides read and write it; guest
 // code can write it whenever it runs. The monitor therefore reads each field
 // once, and checks it before it means anything.
 type Control struct {
@@ -135,7 +136,42 @@ type Control struct {
 	FMask    uint64 // RFLAGS bits that SYSCALL leaves
 	Target   uint64 // translation of the system-call entry
 	Park     uint32 // the monitor has rung with BellPark; the bell alone proves nothing
+
+	BellSpin uint32 // rounds a stub spins for its bell before it sleeps
+	Door     uint32 // user stub: the kernel stub wakes the monitor; see Handoff
+
+	// How page faults of user code begin; see faultTake.
+	FaultGive   uint32    // user stub: it may hand them over
+	FaultTake   uint32    // kernel stub: it may deliver them
+	SysSel      [2]uint32 // CS and SS as SYSCALL loads them
+	FaultSel    uint32    // CS of the handler
+	FaultMapped uint32    // user code faulted: the monitor is to map what was missing
+	Faults      uint64    // taken from the user stub
+	FaultTarget uint64    // translation of the handler
+	FaultRSP    uint64    // folded, below the frame
+	StackAt     uint64    // end of the frame, in the window
+	IDTAt       uint64    // descriptor of the gate, in the window,
+	IDT         [2]uint64 // and what it must be
+	TSSAt       uint64    // RSP0 of the TSS, in the window,
+	RSP0        uint64    // and what it must be
+	RAMLow      uint64    // bytes of RAM below 4 GiB
+	RAMHigh     uint64    // and above
+	Window      uint64    // where RAM is mapped
+	IretFrame   [5]uint64 // what IRET pops: RIP, CS, RFLAGS, RSP, SS
+
+	// Address spaces that MOV to CR3 may switch to without the monitor.
+	Spaces   [MaxSpaces]Space
+	UserSalt uint64 // that of CR3
+	UserCR3  uint64 // CR3 of the user stub that takes part
 }
+
+// Space is a value of CR3, without the bit that forbids to flush, and the salt of
+// the address space in the user TLB (package bt).
+type Space struct{ CR3, Salt uint64 }
+
+// MaxSpaces is how many the kernel stub knows. Unused ones have a CR3 that no
+// guest can load.
+const MaxSpaces = 6
 
 // Offsets in Control that the program uses; layout_test.go checks them.
 const (
@@ -184,6 +220,28 @@ const (
 	oFMask      = 0x248
 	oTarget     = 0x250
 	oPark       = 0x258
+	oBellSpin   = 0x25c
+	oDoor       = 0x260
+	oFaultGive  = 0x264
+	oFaultTake  = 0x268
+	oSysSel     = 0x26c
+	oFaultSel   = 0x274
+	oMapped     = 0x278
+	oFaults     = 0x280
+	oFaultAt    = 0x288
+	oFaultRSP   = 0x290
+	oStackAt    = 0x298
+	oIDTAt      = 0x2a0
+	oIDT        = 0x2a8
+	oTSSAt      = 0x2b8
+	oRSP0       = 0x2c0
+	oRAMLow     = 0x2c8
+	oRAMHigh    = 0x2d0
+	oWindow     = 0x2d8
+	oFrameWords = 0x2e0
+	oSpaces     = 0x308
+	oUserSalt   = oSpaces + 16*MaxSpaces
+	oUserCR3    = oUserSalt + 8
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
@@ -209,6 +267,8 @@ const (
 	UserPageOff  = ControlOff + oUserPage
 	DFMaskOff    = ControlOff + oDFMask
 	RoomOff      = ControlOff + oRoom
+	FrameOff     = ControlOff + oFrameWords
+	UserSaltOff  = ControlOff + oUserSalt
 )
 
 // MaxCalls is the capacity of the call list.

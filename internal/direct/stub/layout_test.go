@@ -10,6 +10,8 @@ import (
 func TestControlOffsets(t *testing.T) {
 	var c Control
 	var h Handoff
+	var l CPUIDs
+	var r Answer
 	for _, o := range []struct {
 		name      string
 		got, want uintptr
@@ -58,6 +60,28 @@ func TestControlOffsets(t *testing.T) {
 		{"Sysrets", unsafe.Offsetof(c.Sysrets), oSysrets},
 		{"FMask", unsafe.Offsetof(c.FMask), oFMask},
 		{"Target", unsafe.Offsetof(c.Target), oTarget},
+		{"BellSpin", unsafe.Offsetof(c.BellSpin), oBellSpin},
+		{"Door", unsafe.Offsetof(c.Door), oDoor},
+		{"FaultGive", unsafe.Offsetof(c.FaultGive), oFaultGive},
+		{"FaultTake", unsafe.Offsetof(c.FaultTake), oFaultTake},
+		{"SysSel", unsafe.Offsetof(c.SysSel), oSysSel},
+		{"FaultSel", unsafe.Offsetof(c.FaultSel), oFaultSel},
+		{"FaultMapped", unsafe.Offsetof(c.FaultMapped), oMapped},
+		{"Faults", unsafe.Offsetof(c.Faults), oFaults},
+		{"FaultTarget", unsafe.Offsetof(c.FaultTarget), oFaultAt},
+		{"FaultRSP", unsafe.Offsetof(c.FaultRSP), oFaultRSP},
+		{"StackAt", unsafe.Offsetof(c.StackAt), oStackAt},
+		{"IDTAt", unsafe.Offsetof(c.IDTAt), oIDTAt},
+		{"IDT", unsafe.Offsetof(c.IDT), oIDT},
+		{"TSSAt", unsafe.Offsetof(c.TSSAt), oTSSAt},
+		{"RSP0", unsafe.Offsetof(c.RSP0), oRSP0},
+		{"RAMLow", unsafe.Offsetof(c.RAMLow), oRAMLow},
+		{"RAMHigh", unsafe.Offsetof(c.RAMHigh), oRAMHigh},
+		{"Window", unsafe.Offsetof(c.Window), oWindow},
+		{"IretFrame", unsafe.Offsetof(c.IretFrame), oFrameWords},
+		{"Spaces", unsafe.Offsetof(c.Spaces), oSpaces},
+		{"UserSalt", unsafe.Offsetof(c.UserSalt), oUserSalt},
+		{"UserCR3", unsafe.Offsetof(c.UserCR3), oUserCR3},
 		{"Park", unsafe.Offsetof(c.Park), oPark},
 		{"KernelBell", unsafe.Offsetof(h.KernelBell), hKernelBell},
 		{"UserBell", unsafe.Offsetof(h.UserBell), hUserBell},
@@ -69,13 +93,25 @@ func TestControlOffsets(t *testing.T) {
 		{"GPR of Handoff", unsafe.Offsetof(h.GPR), hGPR},
 		{"FSBase of Handoff", unsafe.Offsetof(h.FSBase), hFSBase},
 		{"GSBase of Handoff", unsafe.Offsetof(h.GSBase), hGSBase},
+		{"Served", unsafe.Offsetof(l.Served) + SlotCPUIDs, oServed},
+		{"Addr", unsafe.Offsetof(l.Addr) + SlotCPUIDs, oCPUIDAddr},
+		{"end of CPUIDs", unsafe.Sizeof(l) + SlotCPUIDs, PageSize},
+		{"Sub", unsafe.Offsetof(r.Sub), answerSub},
+		{"Mask", unsafe.Offsetof(r.Mask), answerMask},
+		{"A", unsafe.Offsetof(r.A), answerEAX},
+		{"B", unsafe.Offsetof(r.B), answerEBX},
+		{"C", unsafe.Offsetof(r.C), answerECX},
+		{"D", unsafe.Offsetof(r.D), answerEDX},
+		{"List", unsafe.Offsetof(Answers{}.List), answerSize},
+		{"size of Answer", unsafe.Sizeof(r), answerSize},
+		{"size of Answers", unsafe.Sizeof(Answers{}), AnswersSize},
 		{"size of Call", unsafe.Sizeof(Call{}), 64},
 	} {
 		if o.got != o.want {
 			t.Errorf("%s: %#x in the type, %#x in the program", o.name, o.got, o.want)
 		}
 	}
-	if unsafe.Sizeof(c) > PageSize || MaxCalls*unsafe.Sizeof(Call{}) > PageSize {
-		t.Error("control page or call list larger than a page")
+	if unsafe.Sizeof(c) > SlotCPUIDs || MaxCalls*unsafe.Sizeof(Call{}) > PageSize {
+		t.Error("Control or the call list larger than its place")
 	}
 }

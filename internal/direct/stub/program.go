@@ -14,7 +14,7 @@ type Program struct {
 	ResumeStart, ResumeEnd uint64 // the resume range
 	Exit                   uint64 // where translated code jumps to leave
 	Fast                   uint64 // where patched system calls arrive
-	Sysret                 uint64 // where translated code jumps for SYSRET
+	Sysret, Iret, SetCR3   uint64 // where translated code jumps for these
 	Bells                  []Bell
 }
 
@@ -74,6 +74,7 @@ func Build(base, xmask, delta uint64) (*Program, error) {
 	a.calls()
 	a.fork()
 	a.exit()
+	a.cpuid(xmask)
 	a.userSide(xmask)
 	a.kernelSide(delta)
 	a.label("one")
@@ -88,11 +89,16 @@ func Build(base, xmask, delta uint64) (*Program, error) {
 		SiteCalls: at("siteCalls"), SiteCompat: at("siteCompat"), SiteClone: at("siteClone"), SiteExit: at("siteExit"),
 		SiteWake: at("siteWake"), SiteProof: at("siteProof"), One: at("one"), SiteWait: at("siteWait"),
 		Handler: at("handler"), ResumeStart: at("resume"), ResumeEnd: at("resumeEnd"), Exit: at("exit"),
-		Fast: at("fast"), Sysret: at("sysret"),
+		Fast: at("fast"), Sysret: at("sysret"), Iret: at("iret"), SetCR3: at("setCR3"),
 		Bells: []Bell{
 			{at("siteEvent"), futexWake, HandoffOff + hEvent},
+			{at("doorWake"), futexWake, HandoffOff + hEvent},
+			{at("doorRangWake"), futexWake, HandoffOff + hKernelBell},
 			{at("userRangWake"), futexWake, HandoffOff + hKernelBell},
+			{at("faultRangWake"), futexWake, HandoffOff + hKernelBell},
 			{at("kernelRangWake"), futexWake, HandoffOff + hUserBell},
+			{at("faultBackRangWake"), futexWake, HandoffOff + hUserBell},
+			{at("faultWait"), futexWait, HandoffOff + hUserBell},
 			{at("userWait"), futexWait, HandoffOff + hUserBell},
 			{at("kernelWait"), futexWait, HandoffOff + hKernelBell},
 		},
@@ -120,18 +126,19 @@ func (a *asm) handler(xmask uint64) {
 	a.mem(true, rax, rdx, UCRIP, 0x8b)  // mov rax, [rdx+rip]
 	a.area(true, rcx, CodeOff, 0, 0x8d) // lea rcx, [base]
 	a.bytes(0x48, 0x29, 0xc8)           // sub rax, rcx
-	a.bytes(0x48, 0x3d)                 // cmp rax, PageSize
-	a.imm32(PageSize)
+	a.bytes(0x48, 0x3d)                 // cmp rax, CodeSize
+	a.imm32(CodeSize)
 	a.jcc(ccB, "inStub")
 
 	// Guest code. Segment registers and bases are untouched by the kernel.
+	a.cmpImm(rdi, sigSEGV)
+	a.jcc(ccE, "segv")
+	a.label("signal")
 	a.set32(oReason, ReasonSignal)
+	a.keepFrame()
+	a.faultSide(xmask)
 	a.label("report")
-	a.store32(oSigno, rdi)
-	a.store64(oFrame, rdx)
-	a.mem(true, rax, rdx, UCFPState, 0x8b)
-	a.store64(oFPU, rax)
-	a.segments()
+	a.selectors()
 	a.jmp("announce")
 
 	a.label("inStub")
@@ -192,7 +199,17 @@ func (a *asm) handler(xmask uint64) {
 
 	a.label("stubFault")
 	a.set32(oReason, ReasonStub)
+	a.keepFrame()
 	a.jmp("report")
+}
+
+// keepFrame says what signal this is and where its frame lies, for the monitor.
+func (a *asm) keepFrame() {
+	a.store32(oSigno, rdi)
+	a.store64(oFrame, rdx)
+	a.mem(true, rax, rdx, UCFPState, 0x8b)
+	a.store64(oFPU, rax)
+	a.bases()
 }
 
 // wait says Stopped, gives the proof that it is stub code that says so, and
@@ -217,6 +234,15 @@ func (a *asm) wait() {
 	a.movImm(rax, 1)
 	a.xchg32(oReady, rax)
 
+	// The kernel stub wakes the monitor, unless it would have to be woken.
+	a.cmp32(oDoor, 0)
+	a.jcc(ccE, "noDoor")
+	a.handCmp(hKernelSleeps, 0)
+	a.jcc(ccNE, "noDoor")
+	a.ring(BellStop, hKernelBell, hKernelSleeps, "doorRang")
+	a.jmp("waitCmd")
+
+	a.label("noDoor")
 	a.handCmp(hMonSleeps, 0)
 	a.jcc(ccE, "noEvent")
 	a.futexHand(hEvent, futexWake, 1, "siteEvent")
@@ -301,13 +327,16 @@ func (a *asm) saveAll() {
 	a.bytes(0x9d)       // popfq
 }
 
-// segments stores selectors and bases, which neither the kernel nor stub code
-// changes. It uses RAX.
-func (a *asm) segments() {
+// bases and selectors store what neither the kernel nor stub code changes. They
+// use RAX.
+func (a *asm) bases() {
 	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xc0) // rdfsbase rax
 	a.store64(oFSBase, rax)
 	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xc8) // rdgsbase rax
 	a.store64(oGSBase, rax)
+}
+
+func (a *asm) selectors() {
 	for i, modrm := range []byte{0xd8, 0xc0, 0xe0, 0xe8} { // ds, es, fs, gs
 		a.bytes(0x8c, modrm) // mov eax, sreg
 		a.bytes(0x66)

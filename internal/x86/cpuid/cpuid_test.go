@@ -448,3 +448,26 @@ func TestMSRFile(t *testing.T) {
 		}
 	}
 }
+
+// Answers are what Lookup says, for every subleaf where they say so.
+func TestAnswers(t *testing.T) {
+	for _, h := range []Host{zen3, skylake} {
+		tab := New(h, Options{CPUs: 4, TSCkHz: 2_000_000})
+		ctx := Context{XCR0: 3, OSXSAVE: true}
+		list := tab.Answers(ctx)
+		for _, a := range list {
+			subs := []uint32{a.Sub}
+			if a.AnySub {
+				subs = []uint32{0, 1, 2, 3, 100, 1 << 31}
+			}
+			for _, sub := range subs {
+				if r := tab.Lookup(a.Leaf, sub, ctx); r != a.Regs {
+					t.Errorf("leaf %#x, %d: listed %#x, looked up %#x", a.Leaf, sub, a.Regs, r)
+				}
+			}
+		}
+		if len(list) < 100 || len(list) > 255 {
+			t.Errorf("%d answers", len(list))
+		}
+	}
+}

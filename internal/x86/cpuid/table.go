@@ -289,6 +289,36 @@ func (t *Table) compactedSize(xcr0 uint64) uint32 {
 	return size
 }
 
+// Answer is what CPUID answers for a leaf and one subleaf, or all of them.
+type Answer struct {
+	Leaf, Sub uint32
+	AnySub    bool
+	Regs
+}
+
+// listedSubs is how many subleaves Answers has of a leaf with any: more than a
+// processor has, as programs look for the first that is empty.
+const listedSubs = 16
+
+// Answers lists what CPUID answers for all leaves in the three ranges that the
+// virtual CPU has.
+func (t *Table) Answers(ctx Context) []Answer {
+	var list []Answer
+	for _, r := range [][2]uint32{{0, t.max}, {0x80000000, t.maxExt}, {kvmBase, maxKVM}} {
+		for leaf := r[0]; leaf <= r[1]; leaf++ {
+			switch leaf {
+			case 4, 7, 0xb, 0xd, 0x8000001d:
+				for sub := range uint32(listedSubs) {
+					list = append(list, Answer{leaf, sub, false, t.Lookup(leaf, sub, ctx)})
+				}
+			default:
+				list = append(list, Answer{leaf, 0, true, t.Lookup(leaf, 0, ctx)})
+			}
+		}
+	}
+	return list
+}
+
 // Lookup executes CPUID.
 func (t *Table) Lookup(leaf, sub uint32, ctx Context) Regs {
 	switch {

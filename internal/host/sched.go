@@ -1,0 +1,58 @@
+package host
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// SchedStat is how long a single-threaded process, or the calling thread with
+// pid 0, has run, and how long it has waited for a processor. The kernel may
+// count what it is doing at the moment only later.
+func SchedStat(pid int) (ran, waited time.Duration, err error) {
+	f, err := procFields(pid, "schedstat")
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(f) < 2 {
+		return 0, 0, errors.New("schedstat: no numbers")
+	}
+	r, err := strconv.ParseInt(string(f[0]), 10, 64)
+	w, err2 := strconv.ParseInt(string(f[1]), 10, 64)
+	return time.Duration(r), time.Duration(w), errors.Join(err, err2)
+}
+
+// LastCPU is the processor that a single-threaded process last ran on.
+func LastCPU(pid int) (int, error) {
+	f, err := procFields(pid, "stat")
+	if err != nil {
+		return 0, err
+	}
+	const processor = 38 // field 39 of proc_pid_stat(5)
+	if len(f) <= processor {
+		return 0, errors.New("stat: no processor")
+	}
+	return strconv.Atoi(string(f[processor]))
+}
+
+func procFields(pid int, name string) ([][]byte, error) {
+	path := "/proc/thread-self/" + name
+	if pid != 0 {
+		path = fmt.Sprintf("/proc/%d/%s", pid, name)
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	var b [1024]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return bytes.Fields(b[:n]), nil
+}
