@@ -5,9 +5,10 @@ BIN   := bin
 RING3 := $(BIN)/ring3
 
 # What "make run" and "make test" need beside Go. The tests compare with
-# objdump, build small guests with gcc and check the ACPI tables with iasl.
+# objdump, build small guests with gcc, check the ACPI tables with iasl, and
+# disks with e2fsck and qemu-img.
 RUN_PACKAGES  := apt
-TEST_PACKAGES := apt acpica-tools binutils busybox-static gcc gcc-multilib libc6-dev
+TEST_PACKAGES := apt acpica-tools binutils busybox-static e2fsprogs gcc gcc-multilib libc6-dev qemu-utils
 
 # What "make bench" measures with and beside ring3; what cannot be installed
 # is left out. gVisor is built from its Go module at this version.
@@ -23,7 +24,7 @@ STATICCHECK         := $(BIN)/staticcheck-$(STATICCHECK_VERSION)
 TEST_TIMEOUT := 14m
 
 # Packages whose tests start processes or machines, or ask the host.
-USER_PACKAGES := $(addprefix ./,$(wildcard cmd/ring3 internal/console internal/direct internal/hostcheck \
+USER_PACKAGES := $(addprefix ./,$(wildcard cmd/ring3 internal/console internal/direct internal/disk internal/hostcheck \
 	internal/kernelstore internal/machine internal/native test/boot))
 
 export CGO_ENABLED := 0

@@ -28,6 +28,7 @@ type runOptions struct {
 	bare     bool // --no-default-append
 	memory   cli.Size
 	cpus     int
+	disks    cli.Disks
 	timeout  cli.Duration // 0: none
 	engine   string
 	verify   int // 0: off
@@ -67,12 +68,18 @@ machine.
 Without --kernel the default kernel of the store is booted, which is fetched if
 the store is empty. Without --initrd the userland is BusyBox.
 
+A --disk is a raw image, or a qcow2 image if its name ends in .qcow2 or ,qcow2 is
+given. It is locked while the machine runs, so that no two write to the same. The
+built-in userland loads the drivers for it if the kernel is of the
+store and has them as modules; another userland must bring them.
+
 SIGUSR1 prints the table of exits while the machine runs, on standard error.
 
 ` + statusHelp,
 		Example: `  ring3 run
   ring3 run -- uname -a
   tar c src | ring3 run -- sh -c 'tar x && ls -l src'
+  truncate -s 1G data.img; ring3 run --disk data.img -- sh -c 'mke2fs /dev/vda && mount /dev/vda /mnt'
   ring3 run --kernel generic --memory 1G --timeout 60s -- dmesg
   ring3 run --trace memset,do_syscall_64+1f --trace-file list.txt -- true
   ring3 run --kernel bzImage --initrd root.cpio.gz --append "rdinit=/bin/sh"`,
@@ -101,6 +108,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	f.StringVar(&o.append, "append", "", "`TEXT` to add to the guest's command line, which begins with\n"+defaultAppend)
 	f.BoolVar(&o.bare, "no-default-append", false, "leave that beginning out")
 	f.Var(&o.memory, "memory", "guest memory `SIZE`")
+	f.Var(&o.disks, "disk", "disk image `FILE` as /dev/vda, then vdb, ...; FILE,ro: read-only;\nFILE,snapshot: writes are lost in the end; may be repeated")
 	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
 	f.StringVar(&o.engine, "engine", string(machine.EngineAuto), "`HOW` kernel code is executed: interp (interpreted, slow), translate, or auto:\ntranslate if the processor has BMI2")
@@ -125,6 +133,8 @@ func (o *runOptions) check() error {
 		return usageError("--memory: %v is too much, a machine can have %v", o.memory, cli.Size(machine.MaxMemory))
 	case o.memory%x86.PageSize != 0:
 		return usageError("--memory: %v is not a multiple of %v", o.memory, cli.Size(x86.PageSize))
+	case len(o.disks) > machine.MaxDisks:
+		return usageError("--disk: %d are too many, a machine can have %d", len(o.disks), machine.MaxDisks)
 	case !slices.Contains([]machine.Engine{machine.EngineAuto, machine.EngineInterp, machine.EngineTranslate}, machine.Engine(o.engine)):
 		return usageError("--engine: %q is none of auto, interp and translate", o.engine)
 	case o.verify < 0:

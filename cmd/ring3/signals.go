@@ -10,6 +10,7 @@ import (
 
 	"ring3/internal/boot"
 	"ring3/internal/console"
+	"ring3/internal/disk"
 	"ring3/internal/kernelstore"
 )
 
@@ -54,12 +55,13 @@ func asInput(err error) error {
 		input  *boot.InputError
 		store  *kernelstore.Error
 		path   *os.PathError
+		image  *disk.Error
 		status *statusError
 	)
 	switch {
 	case err == nil || errors.As(err, &status):
 		return err
-	case errors.As(err, &input), errors.As(err, &store), errors.As(err, &path):
+	case errors.As(err, &input), errors.As(err, &store), errors.As(err, &path), errors.As(err, &image):
 		return &statusError{statusUsage, err}
 	}
 	return err

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 
 	"ring3/internal/boot"
 	"ring3/internal/console"
+	"ring3/internal/disk"
 	"ring3/internal/initramfs"
 	"ring3/internal/kernelstore"
 	"ring3/internal/machine"
@@ -61,6 +63,7 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 		Memory:  uint64(o.memory),
 		CPUs:    o.cpus,
 		Initrd:  o.initrd,
+		Disks:   o.disks,
 		Cache:   store.Cache(),
 		Serial:  s.serial(),
 		Engine:  machine.Engine(o.engine),
@@ -70,9 +73,11 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 	if err := o.checkFiles(store); err != nil {
 		return cfg, err
 	}
-	if cfg.Kernel, err = findKernel(ctx, store, o.kernel); err != nil {
+	kernel, err := findKernel(ctx, store, o.kernel)
+	if err != nil {
 		return cfg, err
 	}
+	cfg.Kernel = kernel.Image
 	if o.trace != "" {
 		if s.trace, err = o.newTrace(cfg.Kernel, cfg.Cache); err != nil {
 			return cfg, err
@@ -80,7 +85,7 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 		cfg.Trace = s.trace
 	}
 	if s.builtIn() {
-		cfg.InitrdData, err = s.userland(ctx, store)
+		cfg.InitrdData, err = s.userland(ctx, store, kernel)
 	}
 	return cfg, err
 }
@@ -108,25 +113,33 @@ func (o *runOptions) checkFiles(store *kernelstore.Store) error {
 		}
 		closer.Close()
 	}
+	for _, d := range o.disks {
+		img, err := disk.Open(d)
+		if err != nil {
+			return fmt.Errorf("--disk: %w", asInput(err))
+		}
+		defer img.Close() // not before the others are open: two may be the same file
+	}
 	return nil
 }
 
-// findKernel returns the path of the kernel that the user named, or else of the
+// findKernel returns the kernel that the user named, or else of the
 // default one, which it fetches if the store is empty.
-func findKernel(ctx context.Context, store *kernelstore.Store, name string) (string, error) {
+func findKernel(ctx context.Context, store *kernelstore.Store, name string) (kernelstore.Kernel, error) {
 	if name != "" {
 		k, err := store.Lookup(name)
-		return k.Image, asInput(err)
+		return k, asInput(err)
 	}
 	k, err := store.Default()
 	if errors.Is(err, kernelstore.ErrNotFound) {
 		k, err = store.Fetch(ctx, kernelstore.Cloud, progress())
 	}
-	return k.Image, err
+	return k, err
 }
 
-// userland builds the initial RAM disk for the shell or the command.
-func (s *session) userland(ctx context.Context, store *kernelstore.Store) ([]byte, error) {
+// userland builds the initial RAM disk for the shell or the command, with the
+// modules that the machine's devices need.
+func (s *session) userland(ctx context.Context, store *kernelstore.Store, k kernelstore.Kernel) ([]byte, error) {
 	busybox, err := store.FetchBusyBox(ctx, progress())
 	if err != nil {
 		return nil, err
@@ -137,6 +150,11 @@ func (s *session) userland(ctx context.Context, store *kernelstore.Store) ([]byt
 	}
 	if len(s.o.command) > 0 {
 		opt.Job = &initramfs.Job{Args: s.o.command, TTY: s.o.tty}
+	}
+	if len(s.o.disks) > 0 && k.Modules != "" {
+		if opt.Modules, err = initramfs.DiskModules(k.Modules); err != nil {
+			return nil, fmt.Errorf("--disk: kernel %s: %w", k.Name, err)
+		}
 	}
 	return initramfs.Build(ctx, opt)
 }

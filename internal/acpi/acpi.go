@@ -10,9 +10,9 @@ import (
 	"fmt"
 
 	"ring3/internal/device/acpipm"
-	"ring3/internal/device/pciports"
 	"ring3/internal/device/rtc"
 	"ring3/internal/irqchip"
+	"ring3/internal/pci"
 )
 
 // Where the tables go, in guest-physical memory: the area in which an
@@ -166,8 +166,8 @@ func fadt(cfg Config, facs, dsdt uint64) []byte {
 	}
 	le.PutUint16(b[109:], boot)
 	put32(112, fadtWBINVD|fadtProcC1|fadtNoSleepBtn|fadtNoFixedRTC|fadtTimer32|fadtResetReg)
-	copy(b[116:], systemIO(pciports.ResetPort, 8))
-	b[128] = pciports.ResetValue
+	copy(b[116:], systemIO(pci.ResetPort, 8))
+	b[128] = pci.ResetValue
 	b[131] = 5 // minor revision
 	// X_FIRMWARE_CTRL at 132 stays 0: the FACS is below 4 GiB.
 	le.PutUint64(b[140:], dsdt)

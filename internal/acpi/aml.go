@@ -136,3 +136,23 @@ func memory(base, size uint32) []byte {
 	b = binary.LittleEndian.AppendUint32(b, base)
 	return binary.LittleEndian.AppendUint32(b, size)
 }
+
+// busNumbers is WordBusNumber of what a bridge produces, first to last, fixed
+// (section 6.4.3.5.3).
+func busNumbers(first, last uint16) []byte {
+	b := []byte{0x88, 13, 0, 2, 0x0c, 0}
+	for _, v := range []uint16{0, first, last, 0, last - first + 1} {
+		b = binary.LittleEndian.AppendUint16(b, v)
+	}
+	return b
+}
+
+// memoryWindow is DWordMemory of what a bridge passes on, fixed, read and
+// write, not cacheable (section 6.4.3.5.2).
+func memoryWindow(base, size uint32) []byte {
+	b := []byte{0x87, 23, 0, 0, 0x0c, 1}
+	for _, v := range []uint32{0, base, base + size - 1, 0, size} {
+		b = binary.LittleEndian.AppendUint32(b, v)
+	}
+	return b
+}

@@ -6,16 +6,25 @@ import (
 	"ring3/internal/device/acpipm"
 	"ring3/internal/device/debugport"
 	"ring3/internal/device/i8042"
-	"ring3/internal/device/pciports"
 	"ring3/internal/device/pit"
 	"ring3/internal/device/rtc"
 	"ring3/internal/device/uart"
 	"ring3/internal/irqchip"
+	"ring3/internal/pci"
 )
 
 // dsdtAML is the definition block of the DSDT. Processors are in the MADT.
 func dsdtAML(cfg Config) []byte {
 	devices := []([]byte){
+		// _UID and _BBN 0: the only bus, number 0. Its window has no ports.
+		device("PCI0", named("_HID", eisaID("PNP0A03")),
+			named("_UID", integer(0)),
+			named("_BBN", integer(0)),
+			named("_CRS", resources(
+				busNumbers(0, 0),
+				io(pci.Port, pci.Ports),
+				memoryWindow(pci.Window, pci.WindowSize))),
+			named("_PRT", interruptPins())),
 		device("RTC", named("_HID", eisaID("PNP0B00")),
 			named("_CRS", resources(io(rtc.Port, rtc.Ports), irq(rtc.IRQ)))),
 		device("TIMR", named("_HID", eisaID("PNP0100")),
@@ -29,7 +38,6 @@ func dsdtAML(cfg Config) []byte {
 				io(debugport.PortPOST, 1),
 				io(i8042.PortA, 1),
 				io(acpipm.Port, acpipm.Ports),
-				io(pciports.ResetPort, 1),
 				memory(irqchip.IOAPICBase, 0x1000),
 				memory(irqchip.LAPICBase, 0x1000),
 			))),
@@ -46,4 +54,14 @@ func dsdtAML(cfg Config) []byte {
 		named("_S5", pkg(sleep, sleep, integer(0), integer(0))),
 		scope("_SB", devices...),
 	)
+}
+
+// interruptPins is the PCI routing table (section 6.2.13): for INTA of each
+// slot, all functions of it, the global system interrupt that it is wired to.
+func interruptPins() []byte {
+	var slots [][]byte
+	for slot := 1; slot < pci.Slots; slot++ {
+		slots = append(slots, pkg(integer(uint32(slot)<<16|0xffff), integer(0), integer(0), integer(uint32(pci.Pin(slot)))))
+	}
+	return pkg(slots...)
 }

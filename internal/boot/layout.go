@@ -13,6 +13,7 @@ package boot
 //	000e_0000  ACPI tables, reserved, to 0010_0000
 //	0010_0000  RAM; kernels are usually linked at 0100_0000; initrd at the top
 //	c000_0000  end of low RAM; devices up to 4 GiB
+//	d000_0000  PCI devices, to e000_0000
 //	fec0_0000  I/O APIC
 //	fee0_0000  local APIC
 //	1_0000_0000 RAM beyond the first 3 GiB

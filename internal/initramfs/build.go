@@ -19,6 +19,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"ring3/internal/kmod"
 )
 
 //go:embed rootfs
@@ -31,8 +33,9 @@ type Options struct {
 	Term     string // $TERM of the shell or job, "linux" if empty
 	Rows     int    // size of the terminal, 0 if unknown
 	Cols     int
-	Job      *Job   // nil for an interactive shell on the console
-	Files    []File // further files
+	Job      *Job          // nil for an interactive shell on the console
+	Files    []File        // further files
+	Modules  []kmod.Module // to be loaded before anything else, in this order
 }
 
 // Job is the one command that the guest is to run.
@@ -48,6 +51,12 @@ type File struct {
 	Path string
 	Mode fs.FileMode // permissions
 	Data []byte
+}
+
+// DiskModules finds what a kernel needs to use disks, and the file system that
+// is most likely on them, among its modules, which are in dir.
+func DiskModules(dir string) ([]kmod.Module, error) {
+	return kmod.Find(dir, "virtio_pci", "virtio_blk", "virtio_rng", "crc32c_generic", "ext4")
 }
 
 // Build returns an uncompressed cpio archive, a few MiB in size.
@@ -79,6 +88,12 @@ func Build(ctx context.Context, o Options) ([]byte, error) {
 	for _, f := range o.Files {
 		w.add(entry{path: f.Path, mode: modeReg | uint32(f.Mode.Perm()), data: f.Data})
 	}
+	var order []byte
+	for _, m := range o.Modules {
+		w.add(entry{path: "ring3/modules/" + m.Name + ".ko", mode: modeReg | 0o644, data: m.Data})
+		order = append(order, m.Name+"\n"...)
+	}
+	w.add(entry{path: "ring3/modules/order", mode: modeReg | 0o644, data: order})
 	if err := addRootfs(w); err != nil {
 		return nil, err
 	}

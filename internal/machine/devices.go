@@ -8,18 +8,20 @@ import (
 	"ring3/internal/device/acpipm"
 	"ring3/internal/device/debugport"
 	"ring3/internal/device/i8042"
-	"ring3/internal/device/pciports"
 	"ring3/internal/device/pit"
 	"ring3/internal/device/pvclock"
 	"ring3/internal/device/rtc"
 	"ring3/internal/device/uart"
 	"ring3/internal/irqchip"
+	"ring3/internal/pci"
 	"ring3/internal/vcpu"
+	"ring3/internal/virtio/blk"
 )
 
 // devices are the machine's devices besides the interrupt controllers.
 type devices struct {
 	serial [4]*uart.UART
+	disks  []*blk.Device
 	pm     *acpipm.PM
 	clock  *pvclock.Clock
 }
@@ -57,7 +59,10 @@ func (m *Machine) attachDevices(cfg Config) error {
 	port("i8042 data", i8042.PortData, 1, kbd.Data())
 	port("i8042", i8042.PortStatus, 1, kbd.Status())
 	port("port A", i8042.PortA, 1, kbd.SystemPortA())
-	port("PCI ports", pciports.Port, pciports.Ports, pciports.New(reset))
+	host := pci.NewHost(pci.HostConfig{Reset: reset, MSI: m.chip.SendMSI, Pin: m.chip.Line})
+	port("PCI ports", pci.Port, pci.Ports, host.Ports())
+	errs = append(errs, m.mmio.Attach("PCI", pci.Window, pci.WindowSize, host.Memory()),
+		m.plugVirtio(host, cfg))
 	m.dev.clock = pvclock.New(m.mem, m.clock, cfg.CPUs)
 	port("POST", debugport.PortPOST, 1, &debugport.POST{})
 	return errors.Join(errs...)
@@ -68,6 +73,9 @@ func (m *Machine) PowerButton() { m.dev.pm.PressPowerButton() }
 
 func (d *devices) close() error {
 	var errs []error
+	for _, b := range d.disks {
+		errs = append(errs, b.Close())
+	}
 	for _, u := range d.serial {
 		if u != nil {
 			errs = append(errs, u.Close())

@@ -12,12 +12,14 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"ring3/internal/acpi"
 	"ring3/internal/boot"
 	"ring3/internal/bus"
 	"ring3/internal/direct"
+	"ring3/internal/disk"
 	"ring3/internal/guestmem"
 	"ring3/internal/interp"
 	"ring3/internal/irqchip"
@@ -33,6 +35,7 @@ const (
 	MinMemory = 16 << 20 // bytes; a stock kernel needs far more
 	MaxMemory = 64 << 30
 	MaxCPUs   = 1
+	MaxDisks  = 26 // vda to vdz
 )
 
 // Config describes a machine.
@@ -43,13 +46,14 @@ type Config struct {
 	CmdLine    string
 	Memory     uint64 // bytes of RAM, a multiple of 4096
 	CPUs       int
-	Cache      boot.Cache   // of unpacked kernels; may be nil
-	Serial     [4]io.Writer // what the guest writes to ttyS0 to ttyS3; nil discards
-	Engine     Engine       // how kernel code is executed; "" is EngineAuto
-	Verify     int          // compare kernel code with the interpreter: 0 none, 1 all, or in bursts after so many exits; implies EngineTranslate
-	Trace      *trace.Trace // lists translations; nil for none; implies EngineTranslate
-	Timed      bool         // time the exits, for WriteStats
-	Log        *slog.Logger // may be nil
+	Cache      boot.Cache     // of unpacked kernels; may be nil
+	Serial     [4]io.Writer   // what the guest writes to ttyS0 to ttyS3; nil discards
+	Disks      []disk.Options // vda, vdb, ...; at most MaxDisks
+	Engine     Engine         // how kernel code is executed; "" is EngineAuto
+	Verify     int            // compare kernel code with the interpreter: 0 none, 1 all, or in bursts after so many exits; implies EngineTranslate
+	Trace      *trace.Trace   // lists translations; nil for none; implies EngineTranslate
+	Timed      bool           // time the exits, for WriteStats
+	Log        *slog.Logger   // may be nil
 }
 
 // InputError is a mistake in a Config: the message names what and why.
@@ -94,6 +98,8 @@ func (cfg *Config) check() error {
 		return &InputError{fmt.Sprintf("memory: %d bytes are not a multiple of 4096", cfg.Memory)}
 	case cfg.CPUs < 1 || cfg.CPUs > MaxCPUs:
 		return &InputError{fmt.Sprintf("cpus: %d, this version runs %d virtual CPU", cfg.CPUs, MaxCPUs)}
+	case len(cfg.Disks) > MaxDisks:
+		return &InputError{fmt.Sprintf("disks: %d are too many, at most %d", len(cfg.Disks), MaxDisks)}
 	}
 	return nil
 }
@@ -130,13 +136,14 @@ type Machine struct {
 	checked *direct.Kernel // nil unless Config.Verify
 	vcpu    *vcpu.VCPU
 	dev     devices
+	dma     sync.Mutex // see stopped
 	env     *env
 	log     *slog.Logger
 	running atomic.Bool
 }
 
 // New builds a machine and loads its kernel. Mistakes in cfg are reported as
-// *InputError or *boot.InputError.
+// *InputError, *boot.InputError or *disk.Error.
 func New(cfg Config) (m *Machine, err error) {
 	if cfg.CPUs == 0 {
 		cfg.CPUs = 1

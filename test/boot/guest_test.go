@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"ring3/internal/disk"
 	"ring3/internal/initramfs"
 	"ring3/internal/initramfs/guestjob"
 	"ring3/internal/kernelstore"
@@ -32,6 +33,7 @@ type guest struct {
 	engine  machine.Engine // that of RING3_TEST_ENGINE, or the default, if empty
 	verify  int            // see machine.Config
 	files   []initramfs.File
+	disks   []disk.Options
 	stdin   []byte
 	args    []string
 	timeout time.Duration // 2 minutes if 0
@@ -114,9 +116,14 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 		g.timeout = 2 * time.Minute
 	}
 	k := kernel(t, g.flavour)
-	initrd, err := initramfs.Build(t.Context(), initramfs.Options{
-		BusyBox: busybox, Files: g.files, Job: &initramfs.Job{Args: g.args},
-	})
+	opt := initramfs.Options{BusyBox: busybox, Files: g.files, Job: &initramfs.Job{Args: g.args}}
+	if len(g.disks) > 0 {
+		var err error
+		if opt.Modules, err = initramfs.DiskModules(k.Modules); err != nil {
+			t.Fatal(err)
+		}
+	}
+	initrd, err := initramfs.Build(t.Context(), opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +135,7 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 		Kernel: k.Image, InitrdData: initrd, CmdLine: g.cmdline, Memory: g.memory, CPUs: 1,
 		Cache:  store.Cache(),
 		Serial: [4]io.Writer{&console, &stdout, &stderr, ctl},
+		Disks:  g.disks,
 		Timed:  true,
 		Engine: g.engine,
 		Verify: g.verify,

@@ -1,12 +1,7 @@
 package boot
 
 import (
-	"bytes"
-	"debug/elf"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,6 +9,7 @@ import (
 
 	"ring3/internal/initramfs"
 	"ring3/internal/kernelstore"
+	"ring3/internal/kmod"
 	"ring3/internal/machine"
 )
 
@@ -21,56 +17,13 @@ import (
 // the files for the guest and, dependencies first, the order to load them in.
 func modules(t *testing.T, k kernelstore.Kernel, names ...string) (files []initramfs.File, order []string) {
 	t.Helper()
-	paths := map[string]string{}
-	err := filepath.WalkDir(k.Modules, func(p string, d fs.DirEntry, err error) error {
-		if name, ok := strings.CutSuffix(filepath.Base(p), ".ko"); ok {
-			paths[strings.ReplaceAll(name, "-", "_")] = p
-		}
-		return err
-	})
+	found, err := kmod.Find(k.Modules, names...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := map[string]bool{}
-	var add func(name string)
-	add = func(name string) {
-		name = strings.ReplaceAll(name, "-", "_")
-		if name == "" || seen[name] {
-			return
-		}
-		seen[name] = true
-		data, err := os.ReadFile(paths[name])
-		if err != nil {
-			t.Fatalf("module %q: %v", name, err)
-		}
-		f, err := elf.NewFile(bytes.NewReader(data))
-		if err != nil {
-			t.Fatalf("module %s: %v", name, err)
-		}
-		info, err := f.Section(".modinfo").Data()
-		if err != nil {
-			t.Fatalf("module %s: %v", name, err)
-		}
-		for _, field := range strings.Split(string(info), "\x00") {
-			key, val, _ := strings.Cut(field, "=")
-			switch key {
-			case "depends":
-				for _, dep := range strings.Split(val, ",") {
-					add(dep)
-				}
-			case "softdep":
-				for _, dep := range strings.Fields(val) {
-					if dep = strings.ReplaceAll(dep, "-", "_"); paths[dep] != "" {
-						add(dep)
-					}
-				}
-			}
-		}
-		files = append(files, initramfs.File{Path: "mod/" + name + ".ko", Mode: 0o644, Data: data})
-		order = append(order, name)
-	}
-	for _, name := range names {
-		add(name)
+	for _, m := range found {
+		files = append(files, initramfs.File{Path: "mod/" + m.Name + ".ko", Mode: 0o644, Data: m.Data})
+		order = append(order, m.Name)
 	}
 	return files, order
 }

@@ -1,0 +1,41 @@
+package machine
+
+import (
+	"ring3/internal/disk"
+	"ring3/internal/pci"
+	"ring3/internal/virtio"
+	"ring3/internal/virtio/blk"
+	"ring3/internal/virtio/rng"
+)
+
+// plugVirtio puts the virtio devices on the PCI bus: randomness in slot 1, and
+// the disks behind it.
+func (m *Machine) plugVirtio(host *pci.Host, cfg Config) error {
+	p := virtio.Platform{Mem: m.mem, Sync: m.stopped, Exclusive: cfg.Verify > 0, Log: m.log}
+	plug := func(d virtio.Device) error { return host.Plug(virtio.NewPCI(p, d, host.MSI).Function) }
+	if err := plug(rng.Device{}); err != nil {
+		return err
+	}
+	for i, o := range cfg.Disks {
+		img, err := disk.Open(o)
+		if err != nil {
+			return err
+		}
+		d := blk.New(p, blk.Config{Name: "vd" + string(rune('a'+i)), Image: img, ReadOnly: o.ReadOnly, Queues: cfg.CPUs})
+		m.dev.disks = append(m.dev.disks, d)
+		if err := plug(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stopped calls fn while no guest code runs. Once the machine has ended that is
+// on the caller's goroutine, of which there may be several.
+func (m *Machine) stopped(fn func()) {
+	m.vcpu.Do(func() {
+		m.dma.Lock()
+		defer m.dma.Unlock()
+		fn()
+	})
+}
