@@ -58,6 +58,10 @@ kernels: build
 test: test-deps kernels ## run every test
 	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./...
 
+.PHONY: test-interp
+test-interp: test-deps kernels ## run the tests with guest kernels again, interpreted
+	RING3_TEST_ENGINE=interp $(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./test/boot
+
 .PHONY: test-user
 test-user: kernels ## as root: run the tests that need the host again as user nobody
 	@GO=$(GO) .ci/unprivileged $(USER_PACKAGES)

@@ -122,11 +122,11 @@ const (
 
 // Mark says what the guest state is from an offset in a block on.
 type Mark struct {
-	Off   uint32
+	RIP   uint64
+	Off   uint16 // less than MaxCode; there are hundreds of thousands of marks
 	Saved Saved
 	// With Words and its like: register In[i]-1 is in Scratch[i], unless 0.
-	In  [4]uint8
-	RIP uint64
+	In [4]uint8
 }
 
 // ExitKind says what an exit wants.
@@ -167,7 +167,7 @@ type Block struct {
 func (b *Block) At(off uint32) Mark {
 	lo, hi := 0, len(b.Marks)
 	for lo+1 < hi {
-		if m := (lo + hi) / 2; b.Marks[m].Off <= off {
+		if m := (lo + hi) / 2; uint32(b.Marks[m].Off) <= off {
 			lo = m
 		} else {
 			hi = m

@@ -35,8 +35,8 @@ func (e *emitter) off() uint32     { return uint32(len(e.out)) }
 func (e *emitter) mark(rip uint64, s Saved) { e.setMark(Mark{RIP: rip, Saved: s}) }
 
 func (e *emitter) setMark(m Mark) {
-	m.Off = e.off()
-	if n := len(e.b.Marks); n > 0 && e.b.Marks[n-1].Off == e.off() {
+	m.Off = uint16(e.off())
+	if n := len(e.b.Marks); n > 0 && e.b.Marks[n-1].Off == m.Off {
 		e.b.Marks = e.b.Marks[:n-1]
 	}
 	e.b.Marks = append(e.b.Marks, m)

@@ -152,6 +152,7 @@ func (c *codeCache) add(b *bt.Block) *cached {
 	x := &cached{Block: b, host: c.base + uint64(c.used)}
 	n := copy(c.mem[c.used:], b.Code)
 	b.Code, x.size = nil, n
+	b.Marks, b.Exits = slices.Clone(b.Marks), slices.Clone(b.Exits) // to size
 	c.order = append(c.order, x)
 	c.used = (c.used + uint32(n) + 15) &^ 15
 	for i := range b.Exits {
