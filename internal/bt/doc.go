@@ -136,7 +136,7 @@ type ExitKind uint8
 const (
 	ExitChain     ExitKind = iota // go on at RIP; Patch may be made a jump there
 	ExitStep                      // the instruction at RIP must be interpreted
-	ExitVector                    // the same, and it uses extended state: more will follow
+	ExitVector                    // the same, and it computes with extended state: more will follow
 	ExitUser                      // the instruction at RIP wants to read at Scratch[4], which the user TLB lacks
 	ExitUserWrite                 // the same, to write
 	ExitWindow                    // the instruction at RIP opens the window that an interrupt waits for: interpret it

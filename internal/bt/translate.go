@@ -65,7 +65,7 @@ func Translate(h *Host, rip uint64, ac bool, code []byte, at uint64, id uint32, 
 		if !done {
 			e.out, b.Exits, b.Marks = e.out[:start], b.Exits[:exits], b.Marks[:marks]
 			e.step(pc)
-			if in.Enc.Group >= insn.GroupX87 {
+			if in.Enc.Group >= insn.GroupX87 && in.Enc.Group != insn.GroupXSave {
 				b.Exits[len(b.Exits)-1].Kind = ExitVector
 			}
 			break
