@@ -158,12 +158,20 @@ func (e *emitter) tags(a access) uint32 {
 	return e.h.UserRead
 }
 
-// matches makes RCX, a page number, 0 if the tag at index RDX is that of it.
-func (e *emitter) matches(t uint8, acc access) {
+// userDelta loads what to add to the address in ea, whose entry has the index
+// RDX if its tag is that of the page number in RCX. A miss is an exit.
+func (e *emitter) userDelta(pc uint64, ea, s, t uint8, acc access) {
 	e.load64(t, e.tags(acc))
 	e.lea(x86.RCX, x86.RCX, t, 0)
 	e.absolute(0x8b, t, e.h.UserSalt)
 	e.lea(x86.RCX, x86.RCX, t, 0)
+	hit := e.jrcxz()
+	e.save(wordEA, ea)
+	e.unfour(s, t)
+	e.userExit(pc, acc)
+	e.land(hit)
+	e.words(pc, Words, s, x86.RCX, x86.RDX, t)
+	e.load64(t, e.h.UserDelta)
 }
 
 // userExit emits the exit for a miss, with all registers the guest's.
@@ -226,14 +234,7 @@ func (e *emitter) user(raw []byte, in *insn.Inst, pc, next uint64) bool {
 	e.pext(x86.RDX, s, e.h.UserIndex)
 	e.lea1(x86.RCX, s, int32(size-1))
 	e.pext(x86.RCX, x86.RCX, e.h.UserPage)
-	e.matches(t, acc)
-	hit := e.jrcxz()
-	e.save(wordEA, s)
-	e.unfour(s, t)
-	e.userExit(pc, acc)
-	e.land(hit)
-	e.words(pc, Words, s, x86.RCX, x86.RDX, t)
-	e.load64(t, e.h.UserDelta)
+	e.userDelta(pc, s, s, t, acc)
 	e.lea(s, s, t, 0)
 	e.load(x86.RCX, wordRCX)
 	e.load(x86.RDX, wordRDX)

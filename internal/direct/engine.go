@@ -183,13 +183,6 @@ func (e *Engine) Close() error {
 	return errors.Join(e.slots.close(), e.code.close())
 }
 
-// Rest tells the engine that Run will not be called for a while.
-func (e *Engine) Rest() {
-	if e.cur != nil {
-		e.cur.p.quiet()
-	}
-}
-
 // Leave gives the calling thread back the processors that Run has bound it to
 // fewer of: it will not call Run again.
 func (e *Engine) Leave() { e.near.leave() }

@@ -129,6 +129,10 @@ func (e *Engine) mapText(s *space, gva uint64) error {
 		if n == 0 {
 			return nil
 		}
+		// What judging the pages has dropped goes first: it may be mapped now.
+		if err := e.unmapGone(s); err != nil {
+			return err
+		}
 		m := n
 		n = 0
 		return e.install(s, first, m, start)

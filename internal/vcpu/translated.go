@@ -36,7 +36,6 @@ func (v *VCPU) runTranslated() error {
 			case direct.KernelKick:
 				return nil
 			case direct.KernelUser:
-				v.fromUser = true
 				v.resumed()
 				if e, left := v.kernel.UserExit(); left {
 					v.left(e)

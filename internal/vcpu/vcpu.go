@@ -71,12 +71,10 @@ const (
 
 // VCPU is one virtual CPU.
 type VCPU struct {
-	cpu    *interp.CPU
-	user   *direct.Engine
-	kernel *direct.Kernel // nil: kernel code is interpreted
-	verify *verifier      // nil: translated code is not compared
-	// fromUser is set when user code ran since kernel code was last looked at.
-	fromUser bool
+	cpu      *interp.CPU
+	user     *direct.Engine
+	kernel   *direct.Kernel // nil: kernel code is interpreted
+	verify   *verifier      // nil: translated code is not compared
 	intr     InterruptSource
 	timed    bool
 	log      *slog.Logger
@@ -237,7 +235,6 @@ func (v *VCPU) step() {
 
 // runUser runs guest user code directly until it leaves.
 func (v *VCPU) runUser() error {
-	v.fromUser = true
 	v.resumed()
 	e := v.user.Run()
 	v.left(e)
@@ -249,7 +246,7 @@ func (v *VCPU) userLeft(e direct.Exit) error {
 	switch e.Kind {
 	case direct.ExitKick:
 	case direct.ExitKernel:
-		v.fromUser, v.failures = false, 0
+		v.failures = 0
 	case direct.ExitSyscall, direct.ExitNeedStep:
 		v.failures = 0
 		v.step()
