@@ -106,6 +106,7 @@ const (
 	None      Saved = iota
 	RCX             // RCX is in Scratch[0]
 	RDXFold         // RDX is in Scratch[0], RDI is folded
+	RDXBoth         // the same, and RSI is folded
 	Target          // RCX is in Scratch[0]; RIP is in RCX
 	TargetIn        // RCX, RDX are in Scratch[0] and [1], RIP in Scratch[2]
 	RDX             // RDX is in Scratch[0]

@@ -8,6 +8,7 @@ var savedNames = [...]string{
 	None:      "",
 	RCX:       "RCX in Scratch[0]",
 	RDXFold:   "RDX in Scratch[0], RDI folded",
+	RDXBoth:   "RDX in Scratch[0], RDI and RSI folded",
 	Target:    "RCX in Scratch[0], RIP in RCX",
 	TargetIn:  "RCX, RDX in Scratch[0..1], RIP in Scratch[2]",
 	RDX:       "RDX in Scratch[0]",

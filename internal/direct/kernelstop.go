@@ -79,9 +79,12 @@ func (k *Kernel) signalled() (step bool, err error) {
 		st.GPR[x86.RCX] = scratch(0)
 	case bt.RDX:
 		st.GPR[x86.RDX] = scratch(0)
-	case bt.RDXFold:
+	case bt.RDXFold, bt.RDXBoth:
 		st.GPR[x86.RDX] = scratch(0)
 		st.GPR[x86.RDI] = bt.Unfold(st.GPR[x86.RDI])
+		if m.Saved == bt.RDXBoth {
+			st.GPR[x86.RSI] = bt.Unfold(st.GPR[x86.RSI])
+		}
 	case bt.Two, bt.TwoPush, bt.TwoRSP, bt.TwoIF, bt.TwoGS:
 		rcx := st.GPR[x86.RCX]
 		switch m.Saved {
