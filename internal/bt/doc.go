@@ -66,6 +66,9 @@ type Host struct {
 	Iret     uint64 // and for IRET, which finds its frame in Frame
 	Frame    uint32 // five quadwords
 	SetCR3   uint64 // and for MOV to CR3: value and continuation are in words
+	SaveX    uint64 // for XSAVE: the state is in the registers then; continuation as for SetCR3
+	CheckX   uint64 // before XRSTOR
+	LoadX    uint64 // and behind it
 	IF       uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
 	Want     uint32 // quadword: not 0 when an interrupt waits for IF
 	Mask     uint32 // quadword TableSize-1

@@ -45,6 +45,12 @@ func (h *Host) Name(addr uint64) string {
 		return "SYSRET routine"
 	case h.Iret:
 		return "IRET routine"
+	case h.SetCR3:
+		return "CR3 routine"
+	case h.SaveX:
+		return "XSAVE routine"
+	case h.CheckX, h.LoadX:
+		return "XRSTOR routine"
 	case h.Lookup:
 		return "Lookup"
 	case h.LookupAC:

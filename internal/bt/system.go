@@ -59,12 +59,48 @@ func (e *emitter) setCR3(reg uint8, pc, next uint64) {
 	e.absolute(0x89, reg, e.h.Scratch+8*wordCR3)
 	e.b.Exits = append(e.b.Exits, Exit{Kind: ExitStep, RIP: pc})
 	e.exitID(len(e.b.Exits) - 1)
+	e.callStub(e.h.SetCR3)
+	e.mark(next, None)
+}
+
+// callStub jumps to a routine of the stub that goes on behind the jump.
+func (e *emitter) callStub(routine uint64) {
 	e.bytes(0x48, 0xc7, 0x04, 0x25) // mov qword [wordNext], imm32
 	e.imm32(e.h.Scratch + 8*wordNext)
 	const jump = 5
 	e.imm32(uint32(e.at) + e.off() + 4 + jump)
-	e.jmp(e.h.SetCR3)
+	e.jmp(routine)
+}
+
+// xstate emits XSAVE, XSAVEC, XSAVEOPT and XRSTOR: the state is moved to the
+// registers of the kernel stub before, or to the user stub behind it. The exit
+// is for when that cannot be.
+func (e *emitter) xstate(raw []byte, in *insn.Inst, pc, next uint64) bool {
+	if e.ac || uses(in, x86.RAX) || uses(in, x86.RDX) {
+		return false
+	}
+	e.mark(pc, None)
+	e.b.Exits = append(e.b.Exits, Exit{Kind: ExitStep, RIP: pc})
+	e.exitID(len(e.b.Exits) - 1)
+	restore := in.Op == insn.OpXRSTOR
+	if restore {
+		e.callStub(e.h.CheckX)
+	} else {
+		e.callStub(e.h.SaveX)
+	}
+	e.words(pc, Words, x86.RAX, x86.RDX)
+	if !e.copyInst(raw, in, pc) {
+		return false
+	}
+	if restore {
+		e.callStub(e.h.LoadX)
+	} else {
+		e.words(next, Words, x86.RAX, x86.RDX)
+		e.load(x86.RAX, 0)
+		e.load(x86.RDX, 1)
+	}
 	e.mark(next, None)
+	return true
 }
 
 // Scratch words of setCR3.

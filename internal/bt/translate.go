@@ -174,6 +174,8 @@ func (e *emitter) inst(raw []byte, in *insn.Inst, pc uint64) (done, end bool) {
 		return false, false
 	case insn.OpCLFLUSH, insn.OpCLFLUSHOPT, insn.OpCLWB:
 		return e.copyInst(raw, in, pc), false // for its faults
+	case insn.OpXSAVE, insn.OpXSAVEC, insn.OpXSAVEOPT, insn.OpXRSTOR:
+		return e.xstate(raw, in, pc, next), false
 	case insn.OpLEA:
 		return e.leaInst(raw, in, pc, next), false
 	case insn.OpPUSH, insn.OpPOP:

@@ -23,15 +23,20 @@ const (
 // kernelRAM is the size of the RAM that they have.
 var kernelRAM uint64 = 16 << 20
 
-// noEnv is a machine without anything.
+// noEnv is a machine without anything, unless functions say so.
 type noEnv struct {
 	fpu     cpu.FPU
 	flushed func(interp.Flush)
+	cpuid   func(leaf, sub uint32) (a, b, c, d uint32)
+	syncFPU func() *cpu.FPU
 }
 
 func (*noEnv) ReadMSR(uint32) (uint64, bool) { return 0, false }
 func (*noEnv) WriteMSR(uint32, uint64) bool  { return false }
-func (*noEnv) CPUID(leaf, _ uint32) (a, b, c, d uint32) {
+func (e *noEnv) CPUID(leaf, sub uint32) (a, b, c, d uint32) {
+	if e.cpuid != nil {
+		return e.cpuid(leaf, sub)
+	}
 	if leaf == 0 {
 		return 7, 0, 0, 0
 	}
@@ -40,9 +45,14 @@ func (*noEnv) CPUID(leaf, _ uint32) (a, b, c, d uint32) {
 	}
 	return
 }
-func (*noEnv) TSC() uint64         { return 0 }
-func (e *noEnv) SyncFPU() *cpu.FPU { return &e.fpu }
-func (*noEnv) SetCR8(uint64)       {}
+func (*noEnv) TSC() uint64 { return 0 }
+func (e *noEnv) SyncFPU() *cpu.FPU {
+	if e.syncFPU != nil {
+		return e.syncFPU()
+	}
+	return &e.fpu
+}
+func (*noEnv) SetCR8(uint64) {}
 func (e *noEnv) Flushed(f interp.Flush) {
 	if e.flushed != nil {
 		e.flushed(f)

@@ -113,6 +113,9 @@ func (c *codeCache) place(area uint64, p *stub.Program) {
 		Sysret:  p.Sysret,
 		Iret:    p.Iret,
 		SetCR3:  p.SetCR3,
+		SaveX:   p.SaveX,
+		CheckX:  p.CheckX,
+		LoadX:   p.LoadX,
 		Frame:   control + stub.FrameOff,
 
 		Tags:    uint32(c.base + tagsOff),

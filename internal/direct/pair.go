@@ -352,8 +352,19 @@ func (h *pair) setTarget() bool {
 	c.SysSel = [2]uint32{sel, sel + 8}
 	c.FaultMapped = 0
 	c.FaultTake = fault
+	c.XMask, c.MXCSR = h.xstate(), uint64(h.u.mxcsr)
 	atomic.StoreUint32(&h.h.Fast, 1)
 	return true
+}
+
+// xstate is the components that XSAVE and XRSTOR move between the stubs, 0 when
+// the monitor must: it wants all that stubs load, and both stubs awake.
+func (h *pair) xstate() uint64 {
+	u, st := h.u, h.u.state
+	if st.CR4&x86.CR4OSXSAVE == 0 || st.XCR0 != u.xmask || u.xsize > stub.MaxXState || u.near.scarce {
+		return 0
+	}
+	return st.XCR0
 }
 
 // userLeft brings State up to date after user code has stopped that the kernel

@@ -55,13 +55,14 @@ func (a *asm) faultSide(xmask uint64) {
 	a.load64(rax, oGSBase)
 	a.handStore(hGSBase, rax)
 	a.ring(BellFault, hKernelBell, hKernelSleeps, "faultRang")
+	a.label("faultListen")
 	a.listen(hUserBell, hUserSleeps, "fault")
 	a.zero(rax)
 	a.handXchg(hUserBell, rax)
 	a.cmpImm(rax, BellServe)
 	a.jcc(ccE, "announce")
 	a.cmpImm(rax, BellRun)
-	a.jcc(ccNE, "faultPark") // whoever rang
+	a.jcc(ccNE, "faultOther")
 	a.takeUser()
 	a.load64(rcx, oFPU)
 	a.movImm(rax, uint32(xmask))
@@ -69,7 +70,9 @@ func (a *asm) faultSide(xmask uint64) {
 	a.bytes(0x48, 0x0f, 0xae, 0x29) // xrstor64 [rcx]
 	a.jmp("resume")
 
-	a.label("faultPark")
+	a.label("faultOther")
+	a.xstateUser(xmask, true, "fault")
+	a.label("faultPark") // whoever rang
 	a.set32(oReason, ReasonReady)
 	a.jmp("announce")
 

@@ -39,7 +39,14 @@ type Handoff struct {
 	Flags        uint64
 	CR2          uint64 // of a fault
 	Err          uint64 // its error code, as the host has it
+	_            [0x10]byte
+	Done         uint32 // the user stub has done what BellSave or BellLoad wants
+	_            [0x1fc]byte
+	XState       [MaxXState]byte // extended state on its way, an XSAVE image in standard format
 }
+
+// MaxXState is the largest image of extended state that stubs hand over.
+const MaxXState = 0xc00
 
 // Values of a bell.
 const (
@@ -49,6 +56,8 @@ const (
 	BellSpin  = 4 // to the kernel stub: user code runs again, spin
 	BellFault = 5 // to the kernel stub: a page fault
 	BellServe = 6 // to the user stub: the fault is none of the guest's
+	BellSave  = 7 // to the user stub: store the extended state
+	BellLoad  = 8 // to the user stub: load it
 )
 
 const (
@@ -66,6 +75,8 @@ const (
 	hFlags        = 0x1d8
 	hCR2          = 0x1e0
 	hErr          = 0x1e8
+	hDone         = 0x200
+	hXState       = 0x400
 )
 
 // Selectors of user code in the host's GDT, as Linux has them.
@@ -168,11 +179,12 @@ func (a *asm) userSide(xmask uint64) {
 	a.bytes(0xf3, 0x48, 0x0f, 0xae, 0xc8) // rdgsbase rax
 	a.handStore(hGSBase, rax)
 	a.ring(BellRun, hKernelBell, hKernelSleeps, "userRang")
+	a.label("userListen")
 	a.listen(hUserBell, hUserSleeps, "user")
 	a.zero(rax)
 	a.handXchg(hUserBell, rax)
 	a.cmpImm(rax, BellRun)
-	a.jcc(ccNE, "userPark") // whoever rang
+	a.jcc(ccNE, "userOther")
 	a.takeUser()
 	a.jmp("resume")
 
@@ -187,7 +199,9 @@ func (a *asm) userSide(xmask uint64) {
 	a.set32(oReason, ReasonSyscall)
 	a.jmp("save")
 
-	a.label("userPark")
+	a.label("userOther")
+	a.xstateUser(xmask, false, "user")
+	a.label("userPark") // whoever rang
 	a.set32(oReason, ReasonReady)
 	a.jmp("save")
 
@@ -260,7 +274,7 @@ const (
 // kernelSide is SYSRET, IRET and SYSCALL in the kernel stub. Translated code
 // jumps to sysret and iret with all registers the guest's, and ExitID set: what
 // cannot be done here leaves by that exit.
-func (a *asm) kernelSide(delta uint64) {
+func (a *asm) kernelSide(xmask, delta uint64, xsize uint32) {
 	a.label("iret")
 	a.saveAll()
 	a.load64(rax, oFrameWords+8) // CS
@@ -408,6 +422,7 @@ func (a *asm) kernelSide(delta uint64) {
 
 	a.faultTake(delta)
 	a.setCR3()
+	a.xstateKernel(xmask, xsize)
 
 	a.label("kernelAgain") // a program's doing
 	a.set32(oOwner, 0)
@@ -422,7 +437,7 @@ func (a *asm) kernelSide(delta uint64) {
 // setCR3 is MOV to CR3 with the value and the address to go on at in scratch
 // words: a switch of address spaces that flushes nothing.
 func (a *asm) setCR3() {
-	const value, next = oScratch + 16, oScratch + 24
+	const value = oScratch + 16
 	a.label("setCR3")
 	a.saveAll()
 	a.load64(rcx, value)
@@ -437,7 +452,13 @@ func (a *asm) setCR3() {
 	a.label("knownCR3")
 	a.store64(oUserSalt, rax)
 	a.store64(oCR+24, rcx)
-	a.load64(rax, next)
+	a.goOn()
+}
+
+// goOn ends a routine that saveAll began: translated code goes on at the
+// address in a scratch word.
+func (a *asm) goOn() {
+	a.load64(rax, oScratch+24)
 	a.store64(oIRET, rax)
 	a.userSelectors()
 	a.load64(rax, oGPR+8*rsp)

@@ -5,16 +5,16 @@ package stub
 // needs no register for it.
 //
 //	base + 0        code, R-X
-//	base + 0x2000   Control
-//	base + 0x3000   call list, MaxCalls entries of Call
-//	base + 0x4000   XSAVE image that the monitor fills in
-//	base + 0x5000   return addresses of patched system calls; see Site
-//	base + 0x6000   alternate signal stack, grows down from the area's end
+//	base + 0x3000   Control
+//	base + 0x4000   call list, MaxCalls entries of Call
+//	base + 0x5000   XSAVE image that the monitor fills in
+//	base + 0x6000   return addresses of patched system calls; see Site
+//	base + 0x7000   alternate signal stack, grows down from the area's end
 const (
 	PageSize = 4096
 
 	CodeOff    = 0
-	CodeSize   = 2 * PageSize
+	CodeSize   = 3 * PageSize
 	ControlOff = CodeOff + CodeSize
 	CallsOff   = ControlOff + PageSize
 	XSaveOff   = CallsOff + PageSize
@@ -163,6 +163,10 @@ type Control struct {
 	Spaces   [MaxSpaces]Space
 	UserSalt uint64 // that of CR3
 	UserCR3  uint64 // CR3 of the user stub that takes part
+
+	// XSAVE and XRSTOR without the monitor: see xstate.go.
+	XMask uint64 // the guest's XCR0; 0: the monitor must do it
+	MXCSR uint64 // the bits that MXCSR has
 }
 
 // Space is a value of CR3, without the bit that forbids to flush, and the salt of
@@ -242,6 +246,8 @@ const (
 	oSpaces     = 0x308
 	oUserSalt   = oSpaces + 16*MaxSpaces
 	oUserCR3    = oUserSalt + 8
+	oXMask      = oUserCR3 + 8
+	oMXCSR      = oXMask + 8
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.

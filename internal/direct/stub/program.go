@@ -15,6 +15,7 @@ type Program struct {
 	Exit                   uint64 // where translated code jumps to leave
 	Fast                   uint64 // where patched system calls arrive
 	Sysret, Iret, SetCR3   uint64 // where translated code jumps for these
+	SaveX, CheckX, LoadX   uint64 // and for XSAVE and XRSTOR
 	Bells                  []Bell
 }
 
@@ -26,7 +27,8 @@ type Bell struct {
 }
 
 // Build assembles the program. xmask is the set of extended-state components
-// that a stub loads (RFBM of XRSTOR).
+// that a stub loads (RFBM of XRSTOR), and xsize the bytes of their image in
+// standard format.
 //
 // # Kicks
 //
@@ -65,7 +67,7 @@ type Bell struct {
 // the futex call compares the word again under the kernel's lock.
 // Delta is what folding adds to the guest's addresses in a kernel stub
 // (package bt).
-func Build(base, xmask, delta uint64) (*Program, error) {
+func Build(base, xmask uint64, xsize uint32, delta uint64) (*Program, error) {
 	a := &asm{labels: map[string]int{}}
 	a.start()
 	a.handler(xmask)
@@ -76,7 +78,7 @@ func Build(base, xmask, delta uint64) (*Program, error) {
 	a.exit()
 	a.cpuid(xmask)
 	a.userSide(xmask)
-	a.kernelSide(delta)
+	a.kernelSide(xmask, delta, xsize)
 	a.label("one")
 	a.bytes(1, 0, 0, 0, 0, 0, 0, 0)
 	code, err := a.finish()
@@ -90,6 +92,7 @@ func Build(base, xmask, delta uint64) (*Program, error) {
 		SiteWake: at("siteWake"), SiteProof: at("siteProof"), One: at("one"), SiteWait: at("siteWait"),
 		Handler: at("handler"), ResumeStart: at("resume"), ResumeEnd: at("resumeEnd"), Exit: at("exit"),
 		Fast: at("fast"), Sysret: at("sysret"), Iret: at("iret"), SetCR3: at("setCR3"),
+		SaveX: at("saveX"), CheckX: at("checkX"), LoadX: at("loadX"),
 		Bells: []Bell{
 			{at("siteEvent"), futexWake, HandoffOff + hEvent},
 			{at("doorWake"), futexWake, HandoffOff + hEvent},
@@ -98,6 +101,8 @@ func Build(base, xmask, delta uint64) (*Program, error) {
 			{at("faultRangWake"), futexWake, HandoffOff + hKernelBell},
 			{at("kernelRangWake"), futexWake, HandoffOff + hUserBell},
 			{at("faultBackRangWake"), futexWake, HandoffOff + hUserBell},
+			{at("saveXRangWake"), futexWake, HandoffOff + hUserBell},
+			{at("loadXRangWake"), futexWake, HandoffOff + hUserBell},
 			{at("faultWait"), futexWait, HandoffOff + hUserBell},
 			{at("userWait"), futexWait, HandoffOff + hUserBell},
 			{at("kernelWait"), futexWait, HandoffOff + hKernelBell},
