@@ -2,6 +2,7 @@ package bt
 
 import (
 	"encoding/hex"
+	"math/bits"
 	"strings"
 	"testing"
 
@@ -240,4 +241,29 @@ func FuzzTranslate(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestEmptyTag: no address has a place in the jump table where the tag of an
+// empty entry is its own.
+func TestEmptyTag(t *testing.T) {
+	for i := range TableSize {
+		a := -EmptyTag(i)
+		if p := Indices(a); p != [2]int{pext(a, IndexMasks[0]), pext(a, IndexMasks[1])} {
+			t.Fatalf("%#x: places %#x", a, p)
+		}
+		for _, j := range Indices(a) {
+			if i == j {
+				t.Fatalf("entry %#x: %#x has place %#x", i, a, j)
+			}
+		}
+	}
+}
+
+// pext is PEXT (SDM vol. 2B).
+func pext(v, mask uint64) (r int) {
+	for n := 0; mask != 0; n++ {
+		r |= int(v>>bits.TrailingZeros64(mask)&1) << n
+		mask &= mask - 1
+	}
+	return r
 }

@@ -71,7 +71,7 @@ type Host struct {
 	LoadX    uint64 // and behind it
 	IF       uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
 	Want     uint32 // quadword: not 0 when an interrupt waits for IF
-	Mask     uint32 // quadword TableSize-1
+	Mask     uint32 // two quadwords, IndexMasks
 	PopMask  uint32 // quadword PopMask
 	IFMask   uint32 // quadword FlagIF
 	Upper    uint32 // quadword 1<<63

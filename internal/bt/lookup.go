@@ -3,11 +3,22 @@ package bt
 import "ring3/internal/x86"
 
 // The jump table maps guest addresses of indirect branches to host addresses.
-// Its index is the low bits of the guest address.
+// An address has two places in it, whose indices are bits of the address: with
+// one, some of the few thousand targets of a kernel would share it, and take it
+// from each other all the time.
 const TableSize = 1 << 18
 
-// EmptyTag is the tag of an empty entry, that of an address which has another
-// index: a guest may branch to any address.
+// IndexMasks are the bits of the two indices, for PEXT. Both have the lowest
+// ones: many targets are close to each other.
+var IndexMasks = [2]uint64{TableSize - 1, 0x3f<<18 | 1<<12 - 1}
+
+// Indices are the places of an address.
+func Indices(rip uint64) [2]int {
+	return [2]int{int(rip % TableSize), int(rip>>18&0x3f<<12 | rip%(1<<12))}
+}
+
+// EmptyTag is the tag of an empty entry, that of an address which has neither
+// place there: a guest may branch to any address.
 func EmptyTag(index int) uint64 { return -^uint64(index) }
 
 // Lookup is the routine at Host.Lookup: the target is in RCX, the guest's RCX
@@ -25,29 +36,37 @@ func lookup(h *Host, at uint64, id uint32, ac bool) *Block {
 	e.save(1, x86.RDX)
 	e.save(2, x86.RCX)
 	e.mark(0, TargetIn)
-	e.pext(x86.RDX, x86.RCX, h.Mask)
-	e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Tags+rdx*8]
-	e.imm32(h.Tags)
-	e.bytes(0x48, 0x8d, 0x0c, 0x11) // lea rcx, [rcx+rdx]
-	if ac {
-		e.movImm(x86.RDX, 1<<64-1<<62) // as Key does
-		e.bytes(0x48, 0x8d, 0x0c, 0x11)
+	for i := range uint32(2) {
+		mask := h.Mask + 8*i
+		if i != 0 {
+			e.load(x86.RCX, 2)
+		}
+		e.pext(x86.RDX, x86.RCX, mask)
+		e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Tags+rdx*8]
+		e.imm32(h.Tags)
+		e.bytes(0x48, 0x8d, 0x0c, 0x11) // lea rcx, [rcx+rdx]
+		if ac {
+			e.movImm(x86.RDX, 1<<64-1<<62) // as Key does
+			e.bytes(0x48, 0x8d, 0x0c, 0x11)
+		}
+		hit := e.jrcxz()
+		miss := e.far()
+		e.land(hit)
+		e.load(x86.RCX, 2)
+		e.pext(x86.RDX, x86.RCX, mask)
+		e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Targets+rdx*8]
+		e.imm32(h.Targets)
+		e.save(3, x86.RDX)
+		e.load(x86.RCX, 0)
+		e.load(x86.RDX, 1)
+		e.bytes(0xff, 0x24, 0x25) // jmp [Scratch+24]
+		e.imm32(h.Scratch + 24)
+		e.landFar(miss)
 	}
-	hit := e.jrcxz()
 	e.load(x86.RCX, 0)
 	e.load(x86.RDX, 1)
 	e.b.Exits = []Exit{{Kind: ExitChain, AC: ac}}
 	e.leave(0)
-	e.land(hit)
-	e.load(x86.RCX, 2)
-	e.pext(x86.RDX, x86.RCX, h.Mask)
-	e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Targets+rdx*8]
-	e.imm32(h.Targets)
-	e.save(3, x86.RDX)
-	e.load(x86.RCX, 0)
-	e.load(x86.RDX, 1)
-	e.bytes(0xff, 0x24, 0x25) // jmp [Scratch+24]
-	e.imm32(h.Scratch + 24)
 	e.b.Code = e.out
 	return e.b
 }

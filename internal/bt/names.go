@@ -68,7 +68,7 @@ func (h *Host) Name(addr uint64) string {
 		{h.Frame, 5, 8, false, "Frame"},
 		{h.IF, 1, 8, false, "IF"},
 		{h.Want, 1, 8, false, "Want"},
-		{h.Mask, 1, 8, false, "Mask"},
+		{h.Mask, 2, 8, false, "Mask"},
 		{h.PopMask, 1, 8, false, "PopMask"},
 		{h.IFMask, 1, 8, false, "IFMask"},
 		{h.Upper, 1, 8, false, "Upper"},

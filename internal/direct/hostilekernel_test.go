@@ -216,7 +216,8 @@ func TestHostileKernelBranches(t *testing.T) {
 	to := []uint64{0, 1, 1 << 62, 1<<62 - 1, 1 << 63, 1<<63 - 1, 1<<64 - 1<<62, 1<<64 - 1, bt.TableSize - 1, kCode - 1<<63, kCode + attackAt - 1<<62}
 	r := rand.New(rand.NewPCG(11, 12))
 	for range 200 {
-		to = append(to, 1<<64-1-r.Uint64N(bt.TableSize), 1<<62-1-r.Uint64N(bt.TableSize), r.Uint64N(bt.TableSize))
+		empty := -bt.EmptyTag(r.IntN(bt.TableSize))
+		to = append(to, empty, empty+1<<62, r.Uint64N(bt.TableSize))
 	}
 	for _, a := range to {
 		for _, start := range []uint64{0, 2} {

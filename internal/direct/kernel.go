@@ -308,7 +308,7 @@ func (k *Kernel) setWords() {
 	c.PopMask, c.IFMask, c.Upper = bt.PopMask, x86.FlagIF, 1<<63
 	c.UserIndex, c.UserPage, c.DFMask = bt.UserIndex, bt.UserPage, x86.FlagDF
 	c.Room = bt.Room
-	c.IF, c.Mask = 0, bt.TableSize-1
+	c.IF, c.Mask = 0, bt.IndexMasks
 	c.TSCAux = uint64(uint32(st.TSCAux))
 	if st.RFLAGS&x86.FlagIF == 0 {
 		c.IF = 1<<64 - x86.FlagIF

@@ -292,7 +292,7 @@ func (k *Kernel) leave(id uint32, rip uint64) (step bool, err error) {
 		}
 		gen := c.lookup
 		if b := k.block(rip, exit.AC); b != nil && b.N != 0 && c.lookup == gen {
-			c.setTag(int(rip&(bt.TableSize-1)), -bt.Key(rip, exit.AC), b.host)
+			c.enter(rip, -bt.Key(rip, exit.AC), b.host)
 		}
 		return false, nil
 	}
@@ -316,6 +316,17 @@ func (k *Kernel) leave(id uint32, rip uint64) (step bool, err error) {
 		c.patch(x, b.host)
 	}
 	return false, nil
+}
+
+// enter enters an address into the jump table. Where both of its places are
+// taken, it takes the second: one that had it as its first has another.
+func (c *codeCache) enter(rip, tag, host uint64) {
+	places := bt.Indices(rip)
+	i := places[0]
+	if t := c.tag(i); t != tag && t != bt.EmptyTag(i) {
+		i = places[1]
+	}
+	c.setTag(i, tag, host)
 }
 
 // patch makes an exit jump to a host address.
@@ -345,8 +356,10 @@ func (c *codeCache) drop(b *cached) {
 	}
 	b.from = nil
 	key := bt.Key(b.RIP, b.AC)
-	if i := int(b.RIP & (bt.TableSize - 1)); c.tag(i) == -key {
-		c.setTag(i, bt.EmptyTag(i), 0)
+	for _, i := range bt.Indices(b.RIP) {
+		if c.tag(i) == -key {
+			c.setTag(i, bt.EmptyTag(i), 0)
+		}
 	}
 	if c.blocks[key] == b {
 		delete(c.blocks, key)

@@ -113,7 +113,7 @@ type Control struct {
 	Scratch   [8]uint64 // registers and targets on the way through a translation
 	IF        uint64    // 0 when the guest's RFLAGS.IF is set, else -FlagIF
 	Want      uint64    // not 0: an interrupt waits for IF
-	Mask      uint64    // bits of a target that index the jump table
+	Mask      [2]uint64 // bits of a target that index the jump table
 	TSCAux    uint64    // the guest's IA32_TSC_AUX
 	CR        [5]uint64 // the guest's CR0 to CR4
 	GSel      [6]uint32 // and its selectors
@@ -204,46 +204,46 @@ const (
 	oIF         = 0x168
 	oWant       = 0x170
 	oMask       = 0x178
-	oTSCAux     = 0x180
-	oCR         = 0x188
-	oGSel       = 0x1b0
-	oGFS        = 0x1c8
-	oGGS        = 0x1d0
-	oGKernel    = 0x1d8
-	oPopMask    = 0x1e0
-	oIFMask     = 0x1e8
-	oUpper      = 0x1f0
-	oUserIndex  = 0x1f8
-	oUserPage   = 0x200
-	oDFMask     = 0x208
-	oRoom       = 0x210
-	oPaired     = 0x230
-	oOwner      = 0x234
-	oSyscalls   = 0x238
-	oSysrets    = 0x240
-	oFMask      = 0x248
-	oTarget     = 0x250
-	oPark       = 0x258
-	oBellSpin   = 0x25c
-	oDoor       = 0x260
-	oFaultGive  = 0x264
-	oFaultTake  = 0x268
-	oSysSel     = 0x26c
-	oFaultSel   = 0x274
-	oMapped     = 0x278
-	oFaults     = 0x280
-	oFaultAt    = 0x288
-	oFaultRSP   = 0x290
-	oStackAt    = 0x298
-	oIDTAt      = 0x2a0
-	oIDT        = 0x2a8
-	oTSSAt      = 0x2b8
-	oRSP0       = 0x2c0
-	oRAMLow     = 0x2c8
-	oRAMHigh    = 0x2d0
-	oWindow     = 0x2d8
-	oFrameWords = 0x2e0
-	oSpaces     = 0x308
+	oTSCAux     = 0x188
+	oCR         = 0x190
+	oGSel       = 0x1b8
+	oGFS        = 0x1d0
+	oGGS        = 0x1d8
+	oGKernel    = 0x1e0
+	oPopMask    = 0x1e8
+	oIFMask     = 0x1f0
+	oUpper      = 0x1f8
+	oUserIndex  = 0x200
+	oUserPage   = 0x208
+	oDFMask     = 0x210
+	oRoom       = 0x218
+	oPaired     = 0x238
+	oOwner      = 0x23c
+	oSyscalls   = 0x240
+	oSysrets    = 0x248
+	oFMask      = 0x250
+	oTarget     = 0x258
+	oPark       = 0x260
+	oBellSpin   = 0x264
+	oDoor       = 0x268
+	oFaultGive  = 0x26c
+	oFaultTake  = 0x270
+	oSysSel     = 0x274
+	oFaultSel   = 0x27c
+	oMapped     = 0x280
+	oFaults     = 0x288
+	oFaultAt    = 0x290
+	oFaultRSP   = 0x298
+	oStackAt    = 0x2a0
+	oIDTAt      = 0x2a8
+	oIDT        = 0x2b0
+	oTSSAt      = 0x2c0
+	oRSP0       = 0x2c8
+	oRAMLow     = 0x2d0
+	oRAMHigh    = 0x2d8
+	oWindow     = 0x2e0
+	oFrameWords = 0x2e8
+	oSpaces     = 0x310
 	oUserSalt   = oSpaces + 16*MaxSpaces
 	oUserCR3    = oUserSalt + 8
 	oXMask      = oUserCR3 + 8
