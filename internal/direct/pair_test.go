@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"bytes"
 	"runtime"
 	"testing"
 	"time"
@@ -256,5 +257,29 @@ func TestPairLie(t *testing.T) {
 	g.st.RIP, g.st.GPR[x86.RSP] = codeVA, stackVA-256
 	if x := g.run(); x.Kind != ExitNeedStep || g.st.RIP != codeVA+28 || g.st.GPR[x86.RBX] != 0 {
 		t.Errorf("another program: exit %+v at %#x, rbx %#x", x, g.st.RIP, g.st.GPR[x86.RBX])
+	}
+}
+
+// TestPairTrap is TestPair with SYSCALLs that cannot be patched: there is no
+// room for the jump. (Numbers from 335 on may be a host system call that passes
+// all filters.)
+func TestPairTrap(t *testing.T) {
+	for _, every := range []time.Duration{0, 300 * time.Microsecond, 30 * time.Microsecond} {
+		const n = 330
+		code := callerCode(n, []byte{0xf4})
+		for i := bytes.LastIndexByte(code, 0xc3) + 1; i < len(code); i++ {
+			code[i] = 0xf4
+		}
+		g := newPairGuest(t, code)
+		if every != 0 {
+			ticker(t, g.u, every)
+		}
+		x := g.run()
+		if x.Kind != ExitNeedStep || g.st.RIP != codeVA+28 || g.st.GPR[x86.RBX] != 0 || g.word(kCPU+0x20) != n {
+			t.Fatalf("kicks %v: exit %+v at %#x, rbx %#x, %d system calls", every, x, g.st.RIP, g.st.GPR[x86.RBX], g.word(kCPU+0x20))
+		}
+		if s := g.u.stats; s.Sites != 0 || every == 0 && s.Handed < n*3/4 {
+			t.Errorf("kicks %v: %d sites patched, %d of %d system calls handed over", every, s.Sites, s.Handed, n)
+		}
 	}
 }

@@ -56,6 +56,7 @@ const (
 	trapGP      = 13
 	trapPF      = 14
 	sigSEGV     = 11
+	sigSYS      = 31
 	cpuidLen    = 2
 	rflagsTF    = 1 << 8
 	rflagsRFBit = 16

@@ -23,6 +23,8 @@ const (
 // ucontext. The extended state is in the frame, and stays there while the stub
 // listens.
 func (a *asm) faultSide(xmask uint64) {
+	a.cmpImm(rdi, sigSYS)
+	a.jcc(ccE, "trap")
 	a.cmpImm(rdi, sigSEGV)
 	a.jcc(ccNE, "faultPlain")
 	a.cmp32(oFaultGive, 0)
@@ -30,30 +32,11 @@ func (a *asm) faultSide(xmask uint64) {
 	a.mem(true, 7, rdx, UCTrapNo, 0x83) // cmp qword [rdx+trapno], 14
 	a.bytes(trapPF)
 	a.jcc(ccNE, "faultPlain")
-	a.mem(false, rax, rdx, UCCS, 0x0f, 0xb7) // movzx eax, word
-	a.cmpImm(rax, selCode64)
-	a.jcc(ccNE, "faultPlain")
-	a.mem(false, rax, rdx, UCSS, 0x0f, 0xb7)
-	a.cmpImm(rax, selData)
-	a.jcc(ccNE, "faultPlain")
-	a.sameSelectors("faultPlain")
-	for i := range 8 {
-		a.handFrom(hGPR+8*(r8+i), UCR8+int32(8*i))
-	}
-	for _, r := range []struct {
-		reg int
-		off int32
-	}{{rdi, UCRDI}, {rsi, UCRSI}, {rbp, UCRBP}, {rbx, UCRBX}, {rdx, UCRDX}, {rax, UCRAX}, {rcx, UCRCX}, {rsp, UCRSP}} {
-		a.handFrom(hGPR+8*r.reg, r.off)
-	}
+	a.handFrame()
 	a.handFrom(hRIP, UCRIP)
 	a.handFrom(hFlags, UCFlags)
 	a.handFrom(hCR2, UCCR2)
 	a.handFrom(hErr, UCErr)
-	a.load64(rax, oFSBase)
-	a.handStore(hFSBase, rax)
-	a.load64(rax, oGSBase)
-	a.handStore(hGSBase, rax)
 	a.ring(BellFault, hKernelBell, hKernelSleeps, "faultRang")
 	a.label("faultListen")
 	a.listen(hUserBell, hUserSleeps, "fault")
@@ -76,7 +59,64 @@ func (a *asm) faultSide(xmask uint64) {
 	a.set32(oReason, ReasonReady)
 	a.jmp("announce")
 
+	a.trapSide()
 	a.label("faultPlain")
+}
+
+// trapShare is how many SYSCALLs that are not patched go to the kernel stub,
+// plus one: that one goes to the monitor, which patches those it sees often.
+const trapShare = 8
+
+// trapSide is the signal handler at a SYSCALL that the filter has trapped: rsi
+// siginfo. It goes on in faultSide.
+func (a *asm) trapSide() {
+	a.label("trap")
+	a.handCmp(hFast, 0)
+	a.jcc(ccE, "faultPlain")
+	a.ctl(false, 0, oTraps, 0, 0xff) // inc
+	a.load32(rax, oTraps)
+	a.bytes(0xa8, trapShare-1) // test al, imm8
+	a.jcc(ccE, "faultPlain")
+	a.mem(false, 7, rsi, siArch, 0x81) // cmp dword [rsi+arch], imm32: not INT 80h
+	a.imm32(auditArchX8664)
+	a.jcc(ccNE, "faultPlain")
+	a.mem(true, rax, rdx, UCRIP, 0x8b)
+	a.bytes(0x48, 0xc1, 0xe8, 0x2f) // shr rax, 47: the host's vsyscall page traps, too
+	a.jcc(ccNE, "faultPlain")
+	a.mem(false, rax, rdx, UCFlags, 0x8b)
+	a.bytes(0xa9) // test eax, imm32
+	a.imm32(^uint32(sysretFlags | flagsFixed | 1<<18))
+	a.jcc(ccNE, "faultPlain")
+	a.handFrame()
+	a.handFrom(hGPR+8*rcx, UCRIP)
+	a.handFrom(hGPR+8*r11, UCFlags)
+	a.ring(BellRun, hKernelBell, hKernelSleeps, "trapRang")
+	a.jmp("faultListen")
+}
+
+// handFrame moves the registers of 64-bit code from the frame to the hand-over
+// page.
+func (a *asm) handFrame() {
+	a.mem(false, rax, rdx, UCCS, 0x0f, 0xb7) // movzx eax, word
+	a.cmpImm(rax, selCode64)
+	a.jcc(ccNE, "faultPlain")
+	a.mem(false, rax, rdx, UCSS, 0x0f, 0xb7)
+	a.cmpImm(rax, selData)
+	a.jcc(ccNE, "faultPlain")
+	a.sameSelectors("faultPlain")
+	for i := range 8 {
+		a.handFrom(hGPR+8*(r8+i), UCR8+int32(8*i))
+	}
+	for _, r := range []struct {
+		reg int
+		off int32
+	}{{rdi, UCRDI}, {rsi, UCRSI}, {rbp, UCRBP}, {rbx, UCRBX}, {rdx, UCRDX}, {rax, UCRAX}, {rcx, UCRCX}, {rsp, UCRSP}} {
+		a.handFrom(hGPR+8*r.reg, r.off)
+	}
+	a.load64(rax, oFSBase)
+	a.handStore(hFSBase, rax)
+	a.load64(rax, oGSBase)
+	a.handStore(hGSBase, rax)
 }
 
 // handFrom moves a word of the ucontext to the hand-over page.

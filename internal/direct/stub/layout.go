@@ -167,6 +167,8 @@ type Control struct {
 	// XSAVE and XRSTOR without the monitor: see xstate.go.
 	XMask uint64 // the guest's XCR0; 0: the monitor must do it
 	MXCSR uint64 // the bits that MXCSR has
+
+	Traps uint32 // user stub: SYSCALLs that trapped; see trapSide
 }
 
 // Space is a value of CR3, without the bit that forbids to flush, and the salt of
@@ -248,6 +250,7 @@ const (
 	oUserCR3    = oUserSalt + 8
 	oXMask      = oUserCR3 + 8
 	oMXCSR      = oXMask + 8
+	oTraps      = oMXCSR + 8
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.
@@ -310,4 +313,5 @@ const (
 	UCFPState = 224
 	// UCSize is the distance to the siginfo behind it in the frame.
 	UCSize = 304
+	siArch = 28 // si_arch of a SIGSYS (include/uapi/asm-generic/siginfo.h)
 )

@@ -84,6 +84,7 @@ func TestControlOffsets(t *testing.T) {
 		{"UserCR3", unsafe.Offsetof(c.UserCR3), oUserCR3},
 		{"XMask", unsafe.Offsetof(c.XMask), oXMask},
 		{"MXCSR", unsafe.Offsetof(c.MXCSR), oMXCSR},
+		{"Traps", unsafe.Offsetof(c.Traps), oTraps},
 		{"Park", unsafe.Offsetof(c.Park), oPark},
 		{"KernelBell", unsafe.Offsetof(h.KernelBell), hKernelBell},
 		{"UserBell", unsafe.Offsetof(h.UserBell), hUserBell},

@@ -99,6 +99,7 @@ func Build(base, xmask uint64, xsize uint32, delta uint64) (*Program, error) {
 			{at("doorRangWake"), futexWake, HandoffOff + hKernelBell},
 			{at("userRangWake"), futexWake, HandoffOff + hKernelBell},
 			{at("faultRangWake"), futexWake, HandoffOff + hKernelBell},
+			{at("trapRangWake"), futexWake, HandoffOff + hKernelBell},
 			{at("kernelRangWake"), futexWake, HandoffOff + hUserBell},
 			{at("faultBackRangWake"), futexWake, HandoffOff + hUserBell},
 			{at("saveXRangWake"), futexWake, HandoffOff + hUserBell},

@@ -87,9 +87,13 @@ func (a *asm) xstateKernel(xmask uint64, xsize uint32) {
 	}
 	a.goOn()
 
-	// XRSTOR keeps the components that it does not load: none here.
+	// XRSTOR keeps the components that it does not load: none here. The program
+	// that the user stub runs could read the state of another one on its way.
 	a.label("checkX")
 	a.xstateBegin()
+	a.load64(rax, oCR+24)
+	a.ctl(true, rax, oUserCR3, 0, 0x3b) // cmp rax, [UserCR3]
+	a.jcc(ccNE, "sysretStop")
 	for i, reg := range []int{rax, rdx} {
 		a.load32(rax, oGPR+8*reg)
 		a.load32(rcx, oXMask+4*i)
