@@ -59,16 +59,20 @@ func Key(rip uint64, ac bool) uint64 {
 
 // Host is where the emitted code finds things. All addresses are below 2 GiB.
 type Host struct {
-	ExitID   uint32 // word that says which exit was taken
-	Scratch  uint32 // eight quadwords
-	Exit     uint64 // the stub's exit routine
-	Sysret   uint64 // the stub's routine for SYSRET, which may use the exit
-	Iret     uint64 // and for IRET, which finds its frame in Frame
-	Frame    uint32 // five quadwords
-	SetCR3   uint64 // and for MOV to CR3: value and continuation are in words
-	SaveX    uint64 // for XSAVE: the state is in the registers then; continuation as for SetCR3
-	CheckX   uint64 // before XRSTOR
-	LoadX    uint64 // and behind it
+	ExitID  uint32 // word that says which exit was taken
+	Scratch uint32 // eight quadwords
+	Exit    uint64 // the stub's exit routine
+	Sysret  uint64 // the stub's routine for SYSRET, which may use the exit
+	Iret    uint64 // and for IRET, which finds its frame in Frame
+	Frame   uint32 // five quadwords
+	SetCR3  uint64 // and for MOV to CR3: value and continuation are in words
+	SaveX   uint64 // for XSAVE: the state is in the registers then; continuation as for SetCR3
+	CheckX  uint64 // before XRSTOR
+	LoadX   uint64 // and behind it
+	// For misses of the user TLB: the address is in a word, and it goes on at the
+	// continuation, or uses the exit.
+	UserMissRead, UserMissWrite uint64
+
 	IF       uint32 // quadword: 0 when RFLAGS.IF is set, else -FlagIF
 	Want     uint32 // quadword: not 0 when an interrupt waits for IF
 	Mask     uint32 // two quadwords, IndexMasks

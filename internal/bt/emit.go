@@ -17,6 +17,8 @@ type emitter struct {
 	rest []byte // guest code behind the instruction
 	b    *Block
 	tail []jump
+
+	again uint32 // where the code of an instruction with user memory begins
 }
 
 // jump is a rel32 at off that goes to the code of an exit.

@@ -49,6 +49,8 @@ func (h *Host) Name(addr uint64) string {
 		return "CR3 routine"
 	case h.SaveX:
 		return "XSAVE routine"
+	case h.UserMissRead, h.UserMissWrite:
+		return "user TLB routine"
 	case h.CheckX, h.LoadX:
 		return "XRSTOR routine"
 	case h.Lookup:

@@ -65,10 +65,16 @@ func (e *emitter) setCR3(reg uint8, pc, next uint64) {
 
 // callStub jumps to a routine of the stub that goes on behind the jump.
 func (e *emitter) callStub(routine uint64) {
+	const mov, jump = 12, 5
+	e.callStubFor(routine, e.off()+mov+jump)
+}
+
+// callStubFor jumps to a routine of the stub that goes on at an offset in the
+// code of the block.
+func (e *emitter) callStubFor(routine uint64, next uint32) {
 	e.bytes(0x48, 0xc7, 0x04, 0x25) // mov qword [wordNext], imm32
 	e.imm32(e.h.Scratch + 8*wordNext)
-	const jump = 5
-	e.imm32(uint32(e.at) + e.off() + 4 + jump)
+	e.imm32(uint32(e.at) + next)
 	e.jmp(routine)
 }
 

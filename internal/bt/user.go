@@ -174,15 +174,17 @@ func (e *emitter) userDelta(pc uint64, ea, s, t uint8, acc access) {
 	e.load64(t, e.h.UserDelta)
 }
 
-// userExit emits the exit for a miss, with all registers the guest's.
+// userExit emits what is done at a miss, with all registers the guest's: the
+// stub enters the page and the instruction is tried again, or it is an exit.
 func (e *emitter) userExit(pc uint64, a access) {
-	kind := ExitUser
+	kind, routine := ExitUser, e.h.UserMissRead
 	if a == accWrite {
-		kind = ExitUserWrite
+		kind, routine = ExitUserWrite, e.h.UserMissWrite
 	}
 	e.mark(pc, None)
 	e.b.Exits = append(e.b.Exits, Exit{Kind: kind, RIP: pc, AC: e.ac})
-	e.leave(len(e.b.Exits) - 1)
+	e.exitID(len(e.b.Exits) - 1)
+	e.callStubFor(routine, e.again)
 }
 
 // four saves the registers that the look-up uses; unfour loads them.
@@ -229,6 +231,7 @@ func (e *emitter) user(raw []byte, in *insn.Inst, pc, next uint64) bool {
 	if acc == accNone || !ok {
 		return false
 	}
+	e.again = e.off()
 	e.four(pc, s, t)
 	e.leaEA(s, raw, in)
 	e.pext(x86.RDX, s, e.h.UserIndex)

@@ -21,6 +21,7 @@ func (e *emitter) userStr(raw []byte, in *insn.Inst, pc, next uint64) bool {
 			size = uint8(a.Size / 8)
 		}
 	}
+	e.again = e.off()
 	e.forward(pc)
 	again := len(e.out)
 	e.mark(pc, None)

@@ -61,6 +61,7 @@ type KernelStats struct {
 	Chained, Misses    uint64
 	Learned            uint64 // instructions found to access user memory
 	UserMisses         uint64 // of the user TLB
+	UserFills          uint64 // those that the stub served itself
 	KernelCounts
 }
 
@@ -156,7 +157,7 @@ func (k *Kernel) start() error {
 		k.pair.syscalls, k.pair.sysrets, k.pair.faults = 0, 0, 0
 		k.pair.forget()
 	}
-	k.c.place(p.base, p.z.prog)
+	k.c.place(p.base, p.z.prog, p.slot)
 	k.c.h.UserTLB = k.e.mem.Size() <= windowMax
 	k.mode = 0
 	sanitizeFPU(&k.e.fpu.Area, k.e.xmask, k.e.mxcsr)
@@ -168,6 +169,10 @@ func (k *Kernel) start() error {
 		if err := p.mmap(window, k.e.mem.Size(), protRead|protWrite, stub.FDRAM, 0); err != nil {
 			return err
 		}
+		off, size := k.e.mem.FlagsAt()
+		if err := p.mmap(flagsAt, size, protRead, stub.FDRAM, off); err != nil {
+			return err
+		}
 	}
 	return p.execute()
 }
@@ -177,7 +182,7 @@ func (k *Kernel) fail(err error) (KernelExit, error) {
 	if k.s != nil {
 		k.e.forgetSpace(k.s)
 		k.s.p.kill()
-		k.s = nil
+		k.s, k.c.user = nil, nil
 	}
 	k.c.flush()
 	return KernelDied, err
@@ -301,6 +306,12 @@ func (k *Kernel) setWords() {
 		for i := range c.Spaces {
 			c.Spaces[i].CR3 = noCR3
 		}
+	}
+	c.RAMLow, c.RAMHigh, c.Window, c.FlagsAt = k.e.mem.Low(), k.e.mem.Size()-k.e.mem.Low(), window, flagsAt
+	c.UserFill, c.MissAt = 0, 0
+	if k.c.h.UserTLB && st.EFER&x86.EFERNX != 0 && st.CR4&(x86.CR4LA57|x86.CR4PKE) == 0 {
+		c.UserFill = 1
+		k.c.userUsed = true
 	}
 	for i := range c.GSel {
 		c.GSel[i] = uint32(st.Seg[i].Sel)

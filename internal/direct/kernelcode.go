@@ -22,8 +22,7 @@ const (
 	cacheOff   = 2 << 20 // from the base of the stub area
 	tagsOff    = 0
 	targetsOff = 8 * bt.TableSize
-	userOff    = 16 * bt.TableSize
-	codeOff    = userOff + 8192
+	codeOff    = 16 * bt.TableSize
 )
 
 // cached is a translation in the cache.
@@ -74,6 +73,7 @@ type codeCache struct {
 	stale, staleLocal bool
 	local             map[uint64]bool
 	vaLocal           map[uint64]bool // pages of va that are not global
+	user              []byte          // the user TLB, which the stub fills too
 	userUsed          bool            // the user TLB is not empty
 }
 
@@ -91,7 +91,8 @@ func (c *codeCache) init(mem []byte) {
 func (c *codeCache) close() error { return unix.Munmap(c.mem) }
 
 // place sets the addresses and empties the cache.
-func (c *codeCache) place(area uint64, p *stub.Program) {
+func (c *codeCache) place(area uint64, p *stub.Program, slot []byte) {
+	c.user = slot[stub.SlotUserTLB:][:24*bt.UserTLBSize]
 	c.base = area + cacheOff
 	control := uint32(area)
 	c.h = bt.Host{
@@ -122,9 +123,13 @@ func (c *codeCache) place(area uint64, p *stub.Program) {
 		Targets: uint32(c.base + targetsOff),
 		Lookup:  c.base + codeOff,
 
-		UserRead:  uint32(c.base + userOff),
-		UserWrite: uint32(c.base + userOff + 8*bt.UserTLBSize),
-		UserDelta: uint32(c.base + userOff + 16*bt.UserTLBSize),
+		UserRead:  control + stub.UserTLBOff,
+		UserWrite: control + stub.UserTLBOff + 8*bt.UserTLBSize,
+		UserDelta: control + stub.UserTLBOff + 16*bt.UserTLBSize,
+
+		UserMissRead:  p.UserMissRead,
+		UserMissWrite: p.UserMissWrite,
+
 		UserIndex: control + stub.UserIndexOff,
 		UserSalt:  control + stub.UserSaltOff,
 		UserPage:  control + stub.UserPageOff,
@@ -407,7 +412,7 @@ var _ guestmem.CodeUser = (*Kernel)(nil)
 // that is not goes, and the next Run says so.
 func (k *Kernel) settle() {
 	if k.e.settle(); k.s != nil && k.e.cur == nil {
-		k.s = nil
+		k.s, k.c.user = nil, nil
 		k.c.flush()
 	}
 }

@@ -17,6 +17,7 @@ func (k *Kernel) stopped() (entered, error) {
 		return 0, err
 	}
 	k.pair.handed(false)
+	k.stats.UserFills += atomic.SwapUint64(&c.UserFills, 0)
 	var step bool
 	var err error
 	switch reason := atomic.LoadUint32(&c.Reason); reason {

@@ -57,7 +57,6 @@ func (h *pair) setFault() uint32 {
 	c := k.s.p.ctl
 	c.FaultSel, c.FaultTarget, c.FaultRSP = e.sel, e.block.host, bt.Fold(e.rsp)
 	c.StackAt, c.IDTAt, c.IDT, c.TSSAt, c.RSP0 = e.stackAt, e.idtAt, e.idt, e.tssAt, e.rsp0
-	c.RAMLow, c.RAMHigh, c.Window = k.e.mem.Low(), k.e.mem.Size()-k.e.mem.Low(), window
 	return 1
 }
 

@@ -298,6 +298,12 @@ func TestKernelUserFlush(t *testing.T) {
 	if n := g.k.Stats().UserMisses; n != misses {
 		t.Errorf("%d misses for the same page", n-misses)
 	}
+	fills := g.k.Stats().UserFills
+	g.k.Flush(Flush{Kind: FlushAll})
+	run("after a flush", 13, first)
+	if s := g.k.Stats(); s.UserMisses != misses || s.UserFills == fills {
+		t.Errorf("the stub served %d misses after a flush, the monitor %d", s.UserFills-fills, s.UserMisses-misses)
+	}
 	g.mapPage(uData, g.page([]byte{21}), rw)
 	g.k.Flush(Flush{Kind: FlushPage, Addr: uData})
 	run("another page", 13, 21)

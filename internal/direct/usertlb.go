@@ -16,6 +16,7 @@ import (
 const (
 	window    = 32 << 30
 	windowMax = 28 << 30
+	flagsAt   = window + windowMax // the page flags, read-only
 )
 
 // userMiss identifies misses in a row of one instruction, to notice when they
@@ -103,7 +104,7 @@ func (k *Kernel) userMiss(ea uint64, write bool) bool {
 
 // setUser makes an entry of the user TLB. The stub must be stopped.
 func (c *codeCache) setUser(page, salt, delta uint64, write bool) {
-	b := c.mem[userOff+8*int(page/x86.PageSize%bt.UserTLBSize):]
+	b := c.user[8*int(page/x86.PageSize%bt.UserTLBSize):]
 	tag, wtag := -(page/x86.PageSize)-salt, uint64(bt.EmptyUser)
 	if write {
 		wtag = tag
@@ -116,18 +117,21 @@ func (c *codeCache) setUser(page, salt, delta uint64, write bool) {
 
 // dropUser empties the entry that a page has in whatever address space.
 func (c *codeCache) dropUser(addr uint64) {
-	b := c.mem[userOff+8*int(addr/x86.PageSize%bt.UserTLBSize):]
+	if c.user == nil {
+		return
+	}
+	b := c.user[8*int(addr/x86.PageSize%bt.UserTLBSize):]
 	binary.LittleEndian.PutUint64(b, bt.EmptyUser)
 	binary.LittleEndian.PutUint64(b[8*bt.UserTLBSize:], bt.EmptyUser)
 }
 
 // clearUser empties the user TLB. The stub must be stopped, or waiting.
 func (c *codeCache) clearUser() {
-	if !c.userUsed {
+	if !c.userUsed || c.user == nil {
 		return
 	}
 	c.userUsed = false
 	for i := range 2 * bt.UserTLBSize {
-		binary.LittleEndian.PutUint64(c.mem[userOff+8*i:], bt.EmptyUser)
+		binary.LittleEndian.PutUint64(c.user[8*i:], bt.EmptyUser)
 	}
 }

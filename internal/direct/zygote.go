@@ -74,7 +74,7 @@ func (e *Engine) startZygote() error {
 	z := &zygote{}
 	random(&z.secrets)
 	var err error
-	if z.prog, err = stub.Build(e.pickBase(), e.xmask, uint32(e.xsize), bt.Delta); err != nil {
+	if z.prog, err = stub.Build(e.pickBase(), e.xmask, uint32(e.xsize), bt.Delta, bt.Lowest); err != nil {
 		return err
 	}
 	image, err := stub.Image(z.prog, &z.secrets, os.Getpid(), len(e.slots.proofs), e.cpuidTrap, e.mem.Size(), e.code.answers)

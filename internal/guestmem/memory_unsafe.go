@@ -50,12 +50,13 @@ type CodeUser interface {
 
 // Memory is the RAM of one virtual machine.
 type Memory struct {
-	fd    int
-	data  []byte
-	annex []byte
-	low   uint64 // bytes below HoleStart
-	flags []uint8
-	users []CodeUser
+	fd     int
+	data   []byte
+	behind []byte // what follows in the memfd: annex and flags
+	annex  []byte
+	low    uint64 // bytes below HoleStart
+	flags  []uint8
+	users  []CodeUser
 }
 
 // New makes size bytes of zeroed RAM, a multiple of the page size.
@@ -67,7 +68,8 @@ func New(size uint64) (*Memory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create for guest memory: %w", err)
 	}
-	if err := unix.Ftruncate(fd, int64(size+x86.PageSize)); err != nil {
+	flags := (size/x86.PageSize + x86.PageSize - 1) &^ (x86.PageSize - 1)
+	if err := unix.Ftruncate(fd, int64(size+x86.PageSize+flags)); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("ftruncate guest memory to %d bytes: %w", size, err)
 	}
@@ -82,20 +84,20 @@ func New(size uint64) (*Memory, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("mmap %d bytes of guest memory: %w", size, err)
 	}
-	annex, err := unix.Mmap(fd, int64(size), x86.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	behind, err := unix.Mmap(fd, int64(size), int(x86.PageSize+flags), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("mmap the page behind guest memory: %w", err), unix.Munmap(data), unix.Close(fd))
+		return nil, errors.Join(fmt.Errorf("mmap the pages behind guest memory: %w", err), unix.Munmap(data), unix.Close(fd))
 	}
 	return &Memory{
-		fd: fd, data: data, annex: annex, low: min(size, HoleStart),
-		flags: make([]uint8, size/x86.PageSize),
+		fd: fd, data: data, behind: behind, low: min(size, HoleStart),
+		annex: behind[:x86.PageSize], flags: behind[x86.PageSize:][:size/x86.PageSize],
 	}, nil
 }
 
 // Close gives the memory back.
 func (m *Memory) Close() error {
-	err := errors.Join(unix.Munmap(m.data), unix.Munmap(m.annex))
-	m.data, m.annex = nil, nil
+	err := errors.Join(unix.Munmap(m.data), unix.Munmap(m.behind))
+	m.data, m.behind, m.annex, m.flags = nil, nil, nil, nil
 	return errors.Join(err, unix.Close(m.fd))
 }
 
@@ -108,6 +110,13 @@ func (m *Memory) Size() uint64 { return uint64(len(m.data)) }
 // Annex is a page behind RAM in the same memfd, at the offset Size, that is no
 // memory of the guest: what has the descriptor can share it.
 func (m *Memory) Annex() []byte { return m.annex }
+
+// FlagsAt is the place in the memfd of the flags of all pages, a byte each in
+// the order of Offset, and their number rounded up to whole pages: for stubs to
+// read.
+func (m *Memory) FlagsAt() (off, size uint64) {
+	return m.Size() + x86.PageSize, uint64(len(m.behind)) - x86.PageSize
+}
 
 // Low is the amount of RAM below HoleStart in bytes.
 func (m *Memory) Low() uint64 { return m.low }

@@ -146,6 +146,7 @@ func (v *VCPU) addKernel(t *stats.Table) {
 	t.Add("translator", "bytes emitted", n.EmittedBytes, 0)
 	t.Add("translator", "exits chained", n.Chained, 0)
 	t.Add("translator", "instructions found to access user memory", n.Learned, 0)
+	t.Add("translator", "user TLB misses served by the stub", n.UserFills, 0)
 	t.Add("translator, exit", "without a signal", n.Exits, 0)
 	t.Add("translator, exit", "jump table miss", n.Misses, 0)
 	for kind, name := range exitNames {

@@ -155,42 +155,7 @@ func (a *asm) faultTake(delta uint64) {
 	a.bytes(0x83, 0xe3, errWR|errID) // and ebx, imm8
 	a.bytes(0x83, 0xcb, errUS)       // or ebx, imm8
 
-	// The walk: RSI address, RCX entry, RDI what all entries have set, RDX what
-	// any has.
-	a.load64(rcx, oCR+24)
-	a.movImm64(r8, 0x000ffffffffff000)
-	a.load64(r9, oWindow)
-	a.load64(r10, oRAMLow)
-	a.bytes(0x48, 0xc7, 0xc7) // mov rdi, -1
-	a.imm32(^uint32(0))
-	a.zero(rdx)
-	for i, shift := range []byte{39, 30, 21, 12} {
-		level := "walk" + string(rune('4'-i))
-		a.bytes(0x48, 0x89, 0xf0)          // mov rax, rsi
-		a.bytes(0x48, 0xc1, 0xe8, shift-3) // shr rax, shift-3
-		a.bytes(0x25)                      // and eax, imm32
-		a.imm32(0xff8)
-		a.bytes(0x4c, 0x21, 0xc1) // and rcx, r8
-		a.bytes(0x4c, 0x39, 0xd1) // cmp rcx, r10
-		a.jcc(ccB, level)
-		a.movImm64(r11, 1<<32)
-		a.bytes(0x4c, 0x29, 0xd9) // sub rcx, r11
-		a.jcc(ccB, "faultBack")
-		a.ctl(true, rcx, oRAMHigh, 0, 0x3b) // cmp rcx, [RAMHigh]
-		a.jcc(ccAE, "faultBack")
-		a.bytes(0x4c, 0x01, 0xd1) // add rcx, r10
-		a.label(level)
-		a.bytes(0x4c, 0x01, 0xc9)       // add rcx, r9
-		a.bytes(0x48, 0x8b, 0x0c, 0x01) // mov rcx, [rcx+rax]
-		a.bytes(0xf6, 0xc1, 0x01)       // test cl, 1
-		a.jcc(ccE, "faultDeliver")
-		if shift != 12 {
-			a.bytes(0xf6, 0xc1, 0x80) // test cl, 80h: a large page, or reserved
-			a.jcc(ccNE, "faultBack")
-		}
-		a.bytes(0x48, 0x21, 0xcf) // and rdi, rcx
-		a.bytes(0x48, 0x09, 0xca) // or rdx, rcx
-	}
+	a.walk("fault", "faultBack", "faultDeliver")
 	a.bytes(0x48, 0x89, 0xc8)           // mov rax, rcx
 	a.bytes(0x48, 0xc1, 0xe0, 0x0c)     // shl rax, 12
 	a.bytes(0x48, 0xc1, 0xe8, 0x3a)     // shr rax, 58: reserved address bits,
@@ -256,4 +221,51 @@ func (a *asm) faultTake(delta uint64) {
 	a.set32(oOwner, 0)
 	a.ring(BellServe, hUserBell, hUserSleeps, "faultBackRang")
 	a.jmp("pair")
+}
+
+// walk emits a walk of the guest's page tables, in the window: RSI address; then
+// RCX the entry of the page, RDI what all entries have set, RDX what any has.
+// R8 to R10 are the bits of an entry that are an address, the window, and the
+// RAM below 4 GiB. It goes to absent for an entry that is not present, and to
+// back for what is not ordinary.
+func (a *asm) walk(name, back, absent string) {
+	a.load64(rcx, oCR+24)
+	a.movImm64(r8, 0x000ffffffffff000)
+	a.load64(r9, oWindow)
+	a.load64(r10, oRAMLow)
+	a.bytes(0x48, 0xc7, 0xc7) // mov rdi, -1
+	a.imm32(^uint32(0))
+	a.zero(rdx)
+	for i, shift := range []byte{39, 30, 21, 12} {
+		a.bytes(0x48, 0x89, 0xf0)          // mov rax, rsi
+		a.bytes(0x48, 0xc1, 0xe8, shift-3) // shr rax, shift-3
+		a.bytes(0x25)                      // and eax, imm32
+		a.imm32(0xff8)
+		a.inWindow(name+string(rune('4'-i)), back)
+		a.bytes(0x48, 0x8b, 0x0c, 0x01) // mov rcx, [rcx+rax]
+		a.bytes(0xf6, 0xc1, 0x01)       // test cl, 1
+		a.jcc(ccE, absent)
+		if shift != 12 {
+			a.bytes(0xf6, 0xc1, 0x80) // test cl, 80h: a large page, or reserved
+			a.jcc(ccNE, back)
+		}
+		a.bytes(0x48, 0x21, 0xcf) // and rdi, rcx
+		a.bytes(0x48, 0x09, 0xca) // or rdx, rcx
+	}
+}
+
+// inWindow makes the page that the entry in RCX points to an address in the
+// window. It uses R11.
+func (a *asm) inWindow(name, back string) {
+	a.bytes(0x4c, 0x21, 0xc1) // and rcx, r8
+	a.bytes(0x4c, 0x39, 0xd1) // cmp rcx, r10
+	a.jcc(ccB, name)
+	a.movImm64(r11, 1<<32)
+	a.bytes(0x4c, 0x29, 0xd9) // sub rcx, r11
+	a.jcc(ccB, back)
+	a.ctl(true, rcx, oRAMHigh, 0, 0x3b) // cmp rcx, [RAMHigh]
+	a.jcc(ccAE, back)
+	a.bytes(0x4c, 0x01, 0xd1) // add rcx, r10
+	a.label(name)
+	a.bytes(0x4c, 0x01, 0xc9) // add rcx, r9
 }

@@ -274,7 +274,7 @@ const (
 // kernelSide is SYSRET, IRET and SYSCALL in the kernel stub. Translated code
 // jumps to sysret and iret with all registers the guest's, and ExitID set: what
 // cannot be done here leaves by that exit.
-func (a *asm) kernelSide(xmask, delta uint64, xsize uint32) {
+func (a *asm) kernelSide(xmask, delta, lowest uint64, xsize uint32) {
 	a.label("iret")
 	a.saveAll()
 	a.load64(rax, oFrameWords+8) // CS
@@ -423,6 +423,7 @@ func (a *asm) kernelSide(xmask, delta uint64, xsize uint32) {
 	a.faultTake(delta)
 	a.setCR3()
 	a.xstateKernel(xmask, xsize)
+	a.userMiss(delta, lowest)
 
 	a.label("kernelAgain") // a program's doing
 	a.set32(oOwner, 0)

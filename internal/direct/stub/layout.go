@@ -9,7 +9,8 @@ package stub
 //	base + 0x4000   call list, MaxCalls entries of Call
 //	base + 0x5000   XSAVE image that the monitor fills in
 //	base + 0x6000   return addresses of patched system calls; see Site
-//	base + 0x7000   alternate signal stack, grows down from the area's end
+//	base + 0x7000   user TLB of a kernel stub
+//	base + 0x9000   alternate signal stack, grows down from the area's end
 const (
 	PageSize = 4096
 
@@ -19,7 +20,8 @@ const (
 	CallsOff   = ControlOff + PageSize
 	XSaveOff   = CallsOff + PageSize
 	ReturnsOff = XSaveOff + PageSize
-	StackOff   = ReturnsOff + PageSize
+	UserTLBOff = ReturnsOff + PageSize
+	StackOff   = UserTLBOff + 2*PageSize
 	AreaSize   = StackOff + 13*PageSize
 
 	// SlotSize is the shared part, which is one slot of the control memfd.
@@ -29,6 +31,7 @@ const (
 	SlotCalls   = CallsOff - ControlOff
 	SlotXSave   = XSaveOff - ControlOff
 	SlotReturns = ReturnsOff - ControlOff
+	SlotUserTLB = UserTLBOff - ControlOff
 	SlotStack   = StackOff - ControlOff
 )
 
@@ -169,6 +172,14 @@ type Control struct {
 	MXCSR uint64 // the bits that MXCSR has
 
 	Traps uint32 // user stub: SYSCALLs that trapped; see trapSide
+
+	// Misses of the user TLB without the monitor: see usermiss.go.
+	UserFill uint32    // it is allowed
+	FlagsAt  uint64    // where page flags are mapped
+	MissAt   uint64    // code that missed last
+	MissEA   [2]uint64 // and its last two addresses
+
+	UserFills uint64 // pages entered
 }
 
 // Space is a value of CR3, without the bit that forbids to flush, and the salt of
@@ -251,6 +262,11 @@ const (
 	oXMask      = oUserCR3 + 8
 	oMXCSR      = oXMask + 8
 	oTraps      = oMXCSR + 8
+	oUserFill   = oTraps + 4
+	oFlagsAt    = oUserFill + 4
+	oMissAt     = oFlagsAt + 8
+	oMissEA     = oMissAt + 8
+	oUserFills  = oMissEA + 16
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.

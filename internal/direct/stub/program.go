@@ -16,7 +16,9 @@ type Program struct {
 	Fast                   uint64 // where patched system calls arrive
 	Sysret, Iret, SetCR3   uint64 // where translated code jumps for these
 	SaveX, CheckX, LoadX   uint64 // and for XSAVE and XRSTOR
-	Bells                  []Bell
+
+	UserMissRead, UserMissWrite uint64 // and at a miss of the user TLB
+	Bells                       []Bell
 }
 
 // Bell is a futex call on a word of the hand-over page.
@@ -65,9 +67,9 @@ type Bell struct {
 // word; futex wait if unchanged. Waker: xchg word; look at Sleeps; futex wake
 // if set. Both xchg are full barriers, so one of the two sees the other; and
 // the futex call compares the word again under the kernel's lock.
-// Delta is what folding adds to the guest's addresses in a kernel stub
-// (package bt).
-func Build(base, xmask uint64, xsize uint32, delta uint64) (*Program, error) {
+// Delta is what folding adds to the guest's addresses in a kernel stub, and
+// lowest the first address that folds (package bt).
+func Build(base, xmask uint64, xsize uint32, delta, lowest uint64) (*Program, error) {
 	a := &asm{labels: map[string]int{}}
 	a.start()
 	a.handler(xmask)
@@ -78,7 +80,7 @@ func Build(base, xmask uint64, xsize uint32, delta uint64) (*Program, error) {
 	a.exit()
 	a.cpuid(xmask)
 	a.userSide(xmask)
-	a.kernelSide(xmask, delta, xsize)
+	a.kernelSide(xmask, delta, lowest, xsize)
 	a.label("one")
 	a.bytes(1, 0, 0, 0, 0, 0, 0, 0)
 	code, err := a.finish()
@@ -93,6 +95,7 @@ func Build(base, xmask uint64, xsize uint32, delta uint64) (*Program, error) {
 		Handler: at("handler"), ResumeStart: at("resume"), ResumeEnd: at("resumeEnd"), Exit: at("exit"),
 		Fast: at("fast"), Sysret: at("sysret"), Iret: at("iret"), SetCR3: at("setCR3"),
 		SaveX: at("saveX"), CheckX: at("checkX"), LoadX: at("loadX"),
+		UserMissRead: at("userMissRead"), UserMissWrite: at("userMissWrite"),
 		Bells: []Bell{
 			{at("siteEvent"), futexWake, HandoffOff + hEvent},
 			{at("doorWake"), futexWake, HandoffOff + hEvent},
