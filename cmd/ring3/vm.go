@@ -64,6 +64,7 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 		CPUs:    o.cpus,
 		Initrd:  o.initrd,
 		Disks:   o.disks,
+		Shares:  o.devices(),
 		Cache:   store.Cache(),
 		Serial:  s.serial(),
 		Engine:  machine.Engine(o.engine),
@@ -155,6 +156,9 @@ func (s *session) userland(ctx context.Context, store *kernelstore.Store, k kern
 		if opt.Modules, err = initramfs.DiskModules(k.Modules); err != nil {
 			return nil, fmt.Errorf("--disk: kernel %s: %w", k.Name, err)
 		}
+	}
+	if err := s.o.mount(&opt, k); err != nil {
+		return nil, err
 	}
 	return initramfs.Build(ctx, opt)
 }

@@ -35,7 +35,9 @@ type Options struct {
 	Cols     int
 	Job      *Job          // nil for an interactive shell on the console
 	Files    []File        // further files
-	Modules  []kmod.Module // to be loaded before anything else, in this order
+	Modules  []kmod.Module // to be loaded before anything else, in this order; one that is there twice is loaded once
+	Mounts   []Mount       // after that
+	Root     *Root         // nil to stay in this userland
 }
 
 // Job is the one command that the guest is to run.
@@ -89,7 +91,12 @@ func Build(ctx context.Context, o Options) ([]byte, error) {
 		w.add(entry{path: f.Path, mode: modeReg | uint32(f.Mode.Perm()), data: f.Data})
 	}
 	var order []byte
+	seen := map[string]bool{}
 	for _, m := range o.Modules {
+		if seen[m.Name] {
+			continue
+		}
+		seen[m.Name] = true
 		w.add(entry{path: "ring3/modules/" + m.Name + ".ko", mode: modeReg | 0o644, data: m.Data})
 		order = append(order, m.Name+"\n"...)
 	}
@@ -189,15 +196,19 @@ func (o *Options) config() ([]byte, error) {
 	set("hostname", orElse(o.Hostname, "ring3"))
 	set("term", orElse(o.Term, "linux"))
 	fmt.Fprintf(&b, "rows=%d\ncols=%d\n", o.Rows, o.Cols)
+	o.mounts(set, &b)
 	if o.Job == nil {
 		set("mode", "shell")
-		return b.Bytes(), bad
+		err := o.environment(set, &b)
+		return b.Bytes(), errors.Join(bad, err)
 	}
 	if len(o.Job.Args) == 0 || o.Job.Args[0] == "" {
 		return nil, errors.New("empty command")
 	}
 	set("mode", map[bool]string{false: "pipes", true: "tty"}[o.Job.TTY])
-	set("dir", orElse(o.Job.Dir, "/root"))
+	if o.Root == nil {
+		set("dir", orElse(o.Job.Dir, "/root"))
+	}
 	b.WriteString("set --")
 	for _, a := range o.Job.Args {
 		if strings.Contains(a, "\x00") {
@@ -205,18 +216,32 @@ func (o *Options) config() ([]byte, error) {
 		}
 		b.WriteString(" " + quote(a))
 	}
-	// In a function, called in the job's process alone: the job may set HOME,
-	// PATH and the like without the scripts noticing.
-	b.WriteString("\njob_env() {\n:\n")
-	for _, e := range o.Job.Env {
+	b.WriteString("\n")
+	err := o.environment(set, &b)
+	return b.Bytes(), errors.Join(bad, err)
+}
+
+// environment writes the job's variables as a function, called in the job's
+// process alone: the job may set HOME, PATH and the like without the scripts
+// noticing.
+func (o *Options) environment(set func(name, val string), b *bytes.Buffer) error {
+	var env []string
+	if o.Root != nil {
+		env = append(env, o.Root.Env...)
+	}
+	if o.Job != nil {
+		env = append(env, o.Job.Env...)
+	}
+	b.WriteString("job_env() {\n:\n")
+	for _, e := range env {
 		name, val, ok := strings.Cut(e, "=")
 		if !ok || !validEnv.MatchString(name) {
-			return nil, fmt.Errorf("%q is not NAME=VALUE", e)
+			return fmt.Errorf("%q is not NAME=VALUE", e)
 		}
 		set("export "+name, val)
 	}
 	b.WriteString("}\n")
-	return b.Bytes(), bad
+	return nil
 }
 
 // quote makes s one word for a POSIX shell.

@@ -36,6 +36,7 @@ const (
 	MaxMemory = 64 << 30
 	MaxCPUs   = 1
 	MaxDisks  = 26 // vda to vdz
+	MaxShares = 16
 )
 
 // Config describes a machine.
@@ -49,6 +50,7 @@ type Config struct {
 	Cache      boot.Cache     // of unpacked kernels; may be nil
 	Serial     [4]io.Writer   // what the guest writes to ttyS0 to ttyS3; nil discards
 	Disks      []disk.Options // vda, vdb, ...; at most MaxDisks
+	Shares     []Share        // at most MaxShares
 	Engine     Engine         // how kernel code is executed; "" is EngineAuto
 	Verify     int            // compare kernel code with the interpreter: 0 none, 1 all, or in bursts after so many exits; implies EngineTranslate
 	Trace      *trace.Trace   // lists translations; nil for none; implies EngineTranslate
@@ -100,6 +102,8 @@ func (cfg *Config) check() error {
 		return &InputError{fmt.Sprintf("cpus: %d, this version runs %d virtual CPU", cfg.CPUs, MaxCPUs)}
 	case len(cfg.Disks) > MaxDisks:
 		return &InputError{fmt.Sprintf("disks: %d are too many, at most %d", len(cfg.Disks), MaxDisks)}
+	case len(cfg.Shares) > MaxShares:
+		return &InputError{fmt.Sprintf("shares: %d are too many, at most %d", len(cfg.Shares), MaxShares)}
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func (m *Machine) plugVirtio(host *pci.Host, cfg Config) error {
 			return err
 		}
 	}
-	return nil
+	return m.plugShares(p, plug, cfg.Shares)
 }
 
 // stopped calls fn while no guest code runs. Once the machine has ended that is
