@@ -21,7 +21,7 @@ func (t *Tree) add(h *fuse.InHeader, name string, mode uint32, out *fuse.EntryOu
 		if err := make(dir.fd); err != nil {
 			return err
 		}
-		fd, st, err := lookup(dir.fd, name)
+		fd, st, err := dir.lookup(name)
 		if err != nil {
 			return err
 		}
@@ -104,7 +104,7 @@ func (t *Tree) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.E
 			if err := unix.Linkat(unix.AT_FDCWD, procPath(n.fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW); err != nil {
 				return err
 			}
-			if fd, st, err = lookup(dir.fd, name); err != nil {
+			if fd, st, err = dir.lookup(name); err != nil {
 				return err
 			}
 			return t.enter(dir, name, fd, st, out)
@@ -145,7 +145,7 @@ func (t *Tree) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
 // pin keeps a descriptor of an entry that is about to lose its name, if the
 // guest knows it: it may have it open, or know it by another name.
 func (t *Tree) pin(dir *node, name string) {
-	fd, st, err := lookup(dir.fd, name)
+	fd, st, err := dir.lookup(name)
 	if err != nil {
 		return
 	}
@@ -199,7 +199,7 @@ func (t *Tree) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName str
 
 // seen records where an entry is now, if the guest knows it.
 func (t *Tree) seen(dir *node, name string) {
-	fd, st, err := lookup(dir.fd, name)
+	fd, st, err := dir.lookup(name)
 	if err != nil {
 		return
 	}

@@ -38,13 +38,13 @@ func openat(dir int, name string, flags int, mode uint32) (fd int, err error) {
 }
 
 // lookup returns an O_PATH descriptor of an entry, and what it is. Files that
-// the host's kernel makes up do not exist.
-func lookup(dir int, name string) (fd int, st *syscall.Stat_t, err error) {
-	if fd, err = openat(dir, name, unix.O_PATH, 0); err != nil {
+// the host's kernel makes up do not exist. n's descriptor is open.
+func (n *node) lookup(name string) (fd int, st *syscall.Stat_t, err error) {
+	if fd, err = openat(n.fd, name, unix.O_PATH, 0); err != nil {
 		return -1, nil, err
 	}
 	st = new(syscall.Stat_t)
-	if err = syscall.Fstat(fd, st); err == nil && mounted(dir, st) && pseudo(fd) {
+	if err = syscall.Fstat(fd, st); err == nil && st.Dev != n.key.dev && pseudo(fd) {
 		err = unix.ENOENT
 	}
 	if err != nil {
@@ -52,15 +52,6 @@ func lookup(dir int, name string) (fd int, st *syscall.Stat_t, err error) {
 		return -1, nil, err
 	}
 	return fd, st, nil
-}
-
-// mounted reports whether st, in directory dir, is on another file system.
-func mounted(dir int, st *syscall.Stat_t) bool {
-	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
-		return false
-	}
-	var d syscall.Stat_t
-	return syscall.Fstat(dir, &d) != nil || d.Dev != st.Dev
 }
 
 // pseudo reports whether the kernel makes up the files of fd's file system.
@@ -141,7 +132,7 @@ func below(dir, n *node) bool {
 
 // look looks an entry up and enters it.
 func (t *Tree) look(dir *node, name string, out *fuse.EntryOut) error {
-	fd, st, err := lookup(dir.fd, name)
+	fd, st, err := dir.lookup(name)
 	if err != nil {
 		return err
 	}

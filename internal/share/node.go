@@ -101,7 +101,7 @@ func (t *Tree) open(n *node) error {
 	}
 	for i := len(chain) - 1; i >= 0; i-- {
 		at := chain[i]
-		fd, st, err := lookup(at.parent.fd, at.name)
+		fd, st, err := at.parent.lookup(at.name)
 		if err != nil {
 			return unix.ESTALE
 		}

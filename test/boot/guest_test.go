@@ -14,11 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"ring3/internal/cli"
 	"ring3/internal/disk"
 	"ring3/internal/initramfs"
 	"ring3/internal/initramfs/guestjob"
 	"ring3/internal/kernelstore"
 	"ring3/internal/machine"
+	"ring3/internal/share"
 	"ring3/internal/vcpu"
 )
 
@@ -34,6 +36,8 @@ type guest struct {
 	verify  int            // see machine.Config
 	files   []initramfs.File
 	disks   []disk.Options
+	shares  []share.Options // at /share0, /share1, ...
+	root    *cli.Root       // as --root has it
 	stdin   []byte
 	args    []string
 	timeout time.Duration // 2 minutes if 0
@@ -123,6 +127,7 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 			t.Fatal(err)
 		}
 	}
+	shares := g.share(t, &opt, k)
 	initrd, err := initramfs.Build(t.Context(), opt)
 	if err != nil {
 		t.Fatal(err)
@@ -136,6 +141,7 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 		Cache:  store.Cache(),
 		Serial: [4]io.Writer{&console, &stdout, &stderr, ctl},
 		Disks:  g.disks,
+		Shares: shares,
 		Timed:  true,
 		Engine: g.engine,
 		Verify: g.verify,
