@@ -99,16 +99,14 @@ func (t *Tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.
 				return err
 			}
 		}
-		switch n.key.kind {
-		case unix.S_IFREG:
-		case unix.S_IFLNK:
-			return unix.ELOOP
-		case unix.S_IFDIR:
-			return unix.EISDIR
-		default:
-			return unix.EPERM
+		if t.opt.ReadOnly {
+			// Nothing can go wrong with reading that the host does not
+			// tell then. The guest takes this for an answer for good: it
+			// no longer tells when files are opened and closed, and reads
+			// them by their nodes.
+			return unix.ENOSYS
 		}
-		fd, err := unix.Open(procPath(n.fd), openFlags(in.Flags), 0)
+		fd, err := n.openFile(openFlags(in.Flags))
 		if err != nil {
 			return err
 		}
@@ -118,6 +116,43 @@ func (t *Tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.
 		out.Fh, err = t.newFile(fd)
 		return err
 	})
+}
+
+// openFile opens a regular file; what is none has an error.
+func (n *node) openFile(flags int) (fd int, err error) {
+	switch n.key.kind {
+	case unix.S_IFREG:
+		return unix.Open(procPath(n.fd), flags, 0)
+	case unix.S_IFLNK:
+		return -1, unix.ELOOP
+	case unix.S_IFDIR:
+		return -1, unix.EISDIR
+	}
+	return -1, unix.EPERM
+}
+
+// useReader finds the file that a request reads, as useFile does. Without an
+// open file, 0, that is its node, of a share in which nothing is opened.
+func (t *Tree) useReader(id, node uint64) (*file, error) {
+	if id != 0 || !t.opt.ReadOnly {
+		return t.useFile(id)
+	}
+	n, err := t.use(node)
+	if err != nil {
+		return nil, err
+	}
+	defer t.done(n)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n.reader == nil {
+		fd, err := n.openFile(openFlags(unix.O_RDONLY))
+		if err != nil {
+			return nil, err
+		}
+		n.reader = &file{fd: fd}
+	}
+	n.reader.users++
+	return n.reader, nil
 }
 
 // Create implements fuse.RawFileSystem.
@@ -192,7 +227,7 @@ func (t *Tree) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.E
 
 // Read implements fuse.RawFileSystem.
 func (t *Tree) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
-	f, err := t.useFile(in.Fh)
+	f, err := t.useReader(in.Fh, in.NodeId)
 	if err != nil {
 		return nil, fuse.ToStatus(err)
 	}
@@ -313,14 +348,17 @@ func (t *Tree) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 
 // Lseek implements fuse.RawFileSystem: where data or a hole begins.
 func (t *Tree) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	return t.withFile(in.Fh, func(f *file) error {
-		if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
-			return unix.EINVAL
-		}
-		off, err := unix.Seek(f.fd, int64(in.Offset), int(in.Whence))
-		out.Offset = uint64(off)
-		return err
-	})
+	f, err := t.useReader(in.Fh, in.NodeId)
+	if err != nil {
+		return fuse.ToStatus(err)
+	}
+	defer t.doneFile(f)
+	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+		return fuse.EINVAL
+	}
+	off, err := unix.Seek(f.fd, int64(in.Offset), int(in.Whence))
+	out.Offset = uint64(off)
+	return fuse.ToStatus(err)
 }
 
 // Fallocate implements fuse.RawFileSystem.

@@ -28,6 +28,7 @@ type node struct {
 	users    int    // requests that are using fd
 	fd       int    // O_PATH, -1 for none
 	pinned   bool   // fd stays: the node cannot be found by name
+	reader   *file  // nil unless it was read without being opened; goes with fd
 
 	prev, next *node // in Tree.paths
 	listed     bool
@@ -84,6 +85,11 @@ func (n *node) close(t *Tree) {
 	if n.fd >= 0 {
 		unix.Close(n.fd)
 		n.fd = -1
+	}
+	if n.reader != nil {
+		n.reader.released = true
+		n.reader.closeUnused()
+		n.reader = nil
 	}
 	t.paths.remove(n)
 }

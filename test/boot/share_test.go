@@ -171,16 +171,17 @@ func TestShareErrors(t *testing.T) {
 		}
 	}
 	defer os.Chmod(closed, 0o700)
-	o := guest{shares: []share.Options{{Path: dir}, {Path: "/etc"}}, args: []string{"sh", "-c", `
+	o := guest{shares: []share.Options{{Path: dir}, {Path: "/etc"}, {Path: dir, ReadOnly: true}}, args: []string{"sh", "-c", `
 		fail() { echo "FAIL $*"; }
 		cat /share0/unreadable && fail read
+		cat /share2/unreadable && fail read of a read-only share
 		ls /share0/closed && fail list
 		touch /share0/closed/x && fail create
 		touch /share1/x && fail create in /etc
 		chown 5 /share0/unreadable && fail chown
 		chmod 600 /share0/unreadable && cat /share0/unreadable`}}.run(t)
 	check(t, o.stdout)
-	if o.stdout != "x" || strings.Count(o.stderr, "ermi") != 5 {
+	if o.stdout != "x" || strings.Count(o.stderr, "ermi") != 6 {
 		t.Errorf("stdout %q, stderr %q", o.stdout, o.stderr)
 	}
 }
