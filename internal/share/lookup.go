@@ -29,12 +29,13 @@ func openat(dir int, name string, flags int, mode uint32) (fd int, err error) {
 		return -1, err
 	}
 	how := &unix.OpenHow{Flags: uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC), Mode: uint64(mode), Resolve: resolve}
-	for {
+	for range 100 {
 		// EAGAIN: something was renamed, so that the kernel cannot tell.
 		if fd, err = unix.Openat2(dir, name, how); err != unix.EINTR && err != unix.EAGAIN {
-			return fd, err
+			break
 		}
 	}
+	return fd, err
 }
 
 // lookup returns an O_PATH descriptor of an entry, and what it is. Files that

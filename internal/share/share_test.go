@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -438,5 +439,44 @@ func TestOpenErrors(t *testing.T) {
 		if _, err := Open(Options{Path: path}); !errors.As(err, &e) || !strings.HasPrefix(err.Error(), path+": ") {
 			t.Errorf("%s: %v", path, err)
 		}
+	}
+}
+
+// TestConcurrent has several goroutines look up, rename, read and forget the
+// same names, with few descriptors.
+func TestConcurrent(t *testing.T) {
+	w := open(t, false)
+	w.tree.maxPaths = 3
+	root := header(fuse.FUSE_ROOT_ID)
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			for range 300 {
+				var e fuse.EntryOut
+				var o fuse.OpenOut
+				var a fuse.AttrOut
+				names := []string{"d", "n"}
+				w.tree.Rename(nil, &fuse.RenameIn{InHeader: root, Newdir: fuse.FUSE_ROOT_ID}, names[i%2], names[1-i%2])
+				h := root
+				if w.tree.Lookup(nil, &h, names[i%2], &e); e.NodeId == 0 {
+					continue
+				}
+				var deep fuse.EntryOut
+				h.NodeId = e.NodeId
+				w.tree.Lookup(nil, &h, "e", &deep)
+				w.tree.GetAttr(nil, &fuse.GetAttrIn{InHeader: header(deep.NodeId)}, &a)
+				if w.tree.OpenDir(nil, &fuse.OpenIn{InHeader: header(e.NodeId)}, &o).Ok() {
+					w.tree.ReadDirPlus(nil, &fuse.ReadIn{InHeader: header(e.NodeId), Fh: o.Fh}, fuse.NewDirEntryList(make([]byte, 150), 0))
+					w.tree.ReleaseDir(&fuse.ReleaseIn{Fh: o.Fh})
+				}
+				w.tree.Forget(deep.NodeId, 9)
+				w.tree.Forget(e.NodeId, 1)
+			}
+		})
+	}
+	all.Wait()
+	w.tree.Reset()
+	if len(w.tree.nodes) != 1 || len(w.tree.files) != 0 || w.tree.paths.len != 1 {
+		t.Errorf("%d nodes, %d files, %d descriptors", len(w.tree.nodes), len(w.tree.files), w.tree.paths.len)
 	}
 }
