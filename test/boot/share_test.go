@@ -110,7 +110,7 @@ func tree(t *testing.T) (dir string, big []byte) {
 	return dir, big
 }
 
-// TestShares works in shares, with different engines and kernels, and looks at
+// TestShares works in shares, with different kernels, and looks at
 // what is on the host then.
 func TestShares(t *testing.T) {
 	for name, g := range map[string]guest{
