@@ -30,6 +30,7 @@ type runOptions struct {
 	cpus     int
 	disks    cli.Disks
 	timeout  cli.Duration // 0: none
+	life     lifeOptions
 	engine   string
 	verify   int // 0: off
 
@@ -73,6 +74,13 @@ given. It is locked while the machine runs, so that no two write to the same. Th
 built-in userland loads the drivers for it if the kernel is of the
 store and has them as modules; another userland must bring them.
 
+With --detach the machine runs on in the background, and its name is printed:
+ring3 exec, logs, console, stop and rm are for it, ring3 ps lists all. A COMMAND
+then has no input, and ring3 logs shows its output.
+
+SIGTERM has the guest shut down, as its power button does; after 10 seconds, or
+with a second signal, the machine is stopped.
+
 SIGUSR1 prints the table of exits while the machine runs, on standard error.
 
 ` + statusHelp,
@@ -80,6 +88,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
   ring3 run -- uname -a
   tar c src | ring3 run -- sh -c 'tar x && ls -l src'
   truncate -s 1G data.img; ring3 run --disk data.img -- sh -c 'mke2fs /dev/vda && mount /dev/vda /mnt'
+  ring3 run --detach --name web; ring3 exec web -- uptime; ring3 stop web
   ring3 run --kernel generic --memory 1G --timeout 60s -- dmesg
   ring3 run --trace memset,do_syscall_64+1f --trace-file list.txt -- true
   ring3 run --kernel bzImage --initrd root.cpio.gz --append "rdinit=/bin/sh"`,
@@ -109,6 +118,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	f.BoolVar(&o.bare, "no-default-append", false, "leave that beginning out")
 	f.Var(&o.memory, "memory", "guest memory `SIZE`")
 	f.Var(&o.disks, "disk", "disk image `FILE` as /dev/vda, then vdb, ...; FILE,ro: read-only;\nFILE,snapshot: writes are lost in the end; may be repeated")
+	o.life.flags(c)
 	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
 	f.StringVar(&o.engine, "engine", string(machine.EngineAuto), "`HOW` kernel code is executed: interp (interpreted, slow), translate, or auto:\ntranslate if the processor has BMI2")
@@ -149,6 +159,8 @@ func (o *runOptions) check() error {
 		return usageError("the command's name is empty")
 	case o.tty && len(o.command) == 0:
 		return usageError("--tty is for a COMMAND (the console is a terminal anyway)")
+	case o.tty && o.life.detach:
+		return usageError("--tty: a detached machine has no terminal (ring3 exec -t gives one)")
 	}
-	return nil
+	return o.life.check()
 }

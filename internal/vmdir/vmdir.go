@@ -337,3 +337,8 @@ func (m *Machine) Wait() error {
 	defer f.Close()
 	return flock(f, unix.LOCK_SH)
 }
+
+// Again is the machine as it is now.
+func (m *Machine) Again() (*Machine, error) {
+	return Base(filepath.Dir(m.dir)).Find(m.Name)
+}
