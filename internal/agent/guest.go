@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +25,9 @@ const GuestCommand = "guest-agent"
 // Guest is the agent: it serves connections of the host, and returns only if it
 // cannot.
 func Guest() error {
+	// A shell has its background jobs ignore these, and commands would inherit
+	// that. What is caught here is at its default in them.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGQUIT)
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("agent: socket: %w", err)
