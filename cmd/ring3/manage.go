@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ring3/internal/cli"
+	"ring3/internal/console"
 	"ring3/internal/control"
 	"ring3/internal/vmdir"
 )
@@ -292,7 +293,7 @@ func newLogsCommand() *cobra.Command {
 		Short: "print what a virtual machine has said",
 		Long: `logs prints the output of a detached machine's COMMAND, standard output and error
 together, or else what the guest has written to its console. Of each, 1 to 2 MiB
-are kept: the last. Machines in the foreground without --name keep no log.`,
+are kept: the last. On a terminal they are shown without control sequences. Machines in the foreground without --name keep no log.`,
 		Example: `  ring3 logs web
   ring3 logs -f web             until the machine has ended, or Ctrl-C
   ring3 logs --console job      the kernel's messages of a machine with a COMMAND`,
@@ -310,7 +311,14 @@ are kept: the last. Machines in the foreground without --name keep no log.`,
 			if follow {
 				more = func() bool { m, err := m.Again(); return err == nil && m.Lives() }
 			}
-			err = vmdir.CopyLog(os.Stdout, path, more)
+			var out io.Writer = os.Stdout
+			if console.IsTerminal(os.Stdout) {
+				// It may ask the terminal to do or to answer something.
+				plain := &console.Plain{W: os.Stdout}
+				defer plain.Close()
+				out = plain
+			}
+			err = vmdir.CopyLog(out, path, more)
 			if errors.Is(err, os.ErrNotExist) {
 				return usageError("machine %s keeps no log: it runs in the foreground and has no --name", m.Name)
 			}
