@@ -16,7 +16,15 @@ import (
 type handler struct {
 	calls chan string
 	hub   console.Hub
-	input bytes.Buffer
+	input chanWriter
+}
+
+// chanWriter is a writer to a channel.
+type chanWriter chan string
+
+func (c chanWriter) Write(p []byte) (int, error) {
+	c <- string(p)
+	return len(p), nil
 }
 
 func (h *handler) Stop(d time.Duration)  { h.calls <- "stop " + d.String() }
@@ -24,12 +32,12 @@ func (h *handler) Kill()                 { h.calls <- "kill" }
 func (h *handler) Resize(rows, cols int) { h.calls <- "resize" }
 func (h *handler) Attach(conn net.Conn) {
 	h.calls <- "attach"
-	h.hub.Attach(conn, &h.input)
+	h.hub.Attach(conn, h.input)
 }
 
 func listen(t testing.TB) (*Server, *handler, string) {
 	path := filepath.Join(t.TempDir(), "control.sock")
-	h := &handler{calls: make(chan string, 100)}
+	h := &handler{calls: make(chan string, 100), input: make(chanWriter, 1)}
 	s, err := Listen(path, h)
 	if err != nil {
 		t.Fatal(err)
@@ -86,6 +94,9 @@ func TestAttach(t *testing.T) {
 		conns = append(conns, c)
 	}
 	io.WriteString(conns[0], "typed")
+	if s := <-h.input; s != "typed" {
+		t.Errorf("input %q", s)
+	}
 	// Attach is called before it has joined; what it shows tells when it has.
 	for _, c := range conns {
 		for b := make([]byte, 1); b[0] != '#'; {
@@ -112,9 +123,6 @@ func TestAttach(t *testing.T) {
 		if b := <-got; len(b) != 3000008 || !strings.HasSuffix(b, "xthe last") {
 			t.Errorf("%d bytes, %.20q at the end", len(b), b[max(0, len(b)-20):])
 		}
-	}
-	if h.input.String() != "typed" {
-		t.Errorf("input %q", &h.input)
 	}
 }
 
