@@ -24,8 +24,9 @@ STATICCHECK         := $(BIN)/staticcheck-$(STATICCHECK_VERSION)
 TEST_TIMEOUT := 14m
 
 # Packages whose tests start processes or machines, or ask the host.
-USER_PACKAGES := $(addprefix ./,$(wildcard cmd/ring3 internal/console internal/direct internal/disk internal/hostcheck \
-	internal/kernelstore internal/machine internal/native internal/share test/boot))
+USER_PACKAGES := $(addprefix ./,$(wildcard cmd/ring3 internal/agent internal/console internal/control internal/direct internal/disk \
+	internal/hostcheck internal/kernelstore internal/machine internal/native internal/share internal/virtio/vsock internal/vmdir \
+	test/boot))
 
 export CGO_ENABLED := 0
 

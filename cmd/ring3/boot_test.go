@@ -48,7 +48,7 @@ func TestBoot(t *testing.T) {
 		Dir: "testdata/boot",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("XDG_CACHE_HOME", base)
-			return os.MkdirAll(e.Getenv("TMPDIR"), 0o755)
+			return setUpScript(e)
 		},
 		Cmds: scriptCommands,
 	})

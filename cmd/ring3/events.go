@@ -50,17 +50,42 @@ func (s *session) signal(sig syscall.Signal) {
 	}
 }
 
-// endBySignal stops the machine; a command is asked first and given a moment,
-// unless it was asked before.
+// shutdownGrace is how long a guest may take to shut down after SIGTERM.
+const shutdownGrace = 10 * time.Second
+
+// endBySignal stops the machine. A command is asked first and given a moment,
+// SIGTERM asks a guest to shut down; unless either was asked before.
 func (s *session) endBySignal(sig syscall.Signal) {
 	end := func() { s.stop(&signalError{sig}) }
-	if !s.isJob() || s.asked {
+	switch {
+	case s.asked:
 		end()
-		return
+	case s.isJob():
+		s.asked = true
+		s.host.Signal(endSignalName(sig))
+		time.AfterFunc(jobGrace, end)
+	case sig == syscall.SIGTERM:
+		s.asked = true
+		s.ender.Store(&signalError{sig})
+		s.shutDown(shutdownGrace, &signalError{sig})
+	default:
+		end()
 	}
-	s.asked = true
-	s.host.Signal(endSignalName(sig))
-	time.AfterFunc(jobGrace, end)
+}
+
+// shutDown asks the guest to end: the command, or the built-in userland, or
+// whoever minds the power button. After grace the machine is stopped, because of
+// cause.
+func (s *session) shutDown(grace time.Duration, cause error) {
+	switch {
+	case s.isJob():
+		s.host.Signal(endSignalName(syscall.SIGTERM))
+	case s.host != nil:
+		s.host.PowerOff()
+	default:
+		s.m.PowerButton()
+	}
+	time.AfterFunc(grace, func() { s.stop(cause) })
 }
 
 // resize tells the guest the size of its terminal.

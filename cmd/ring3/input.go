@@ -14,6 +14,7 @@ import (
 // is guestjob's business.
 func (s *session) startInput(ctx context.Context) {
 	switch {
+	case s.o.life.detach:
 	case s.term != nil && s.isJob():
 		go s.typeKeys(ctx, s.m.SerialWriter(1))
 	case s.term != nil:

@@ -3,24 +3,33 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 
+	"ring3/internal/agent"
 	"ring3/internal/console"
 	"ring3/internal/hostcheck"
 )
 
 func main() {
-	// ring3 starts itself for two small tasks that need a process of their own.
+	ctx := context.Background()
+	// ring3 starts itself for what needs a process of its own.
+	if len(os.Args) > 2 && os.Args[1] == detachedCommand {
+		os.Args = append(os.Args[:1], os.Args[2:]...)
+		ctx = asDetached(ctx)
+	}
 	if len(os.Args) == 2 {
 		switch os.Args[1] {
 		case console.GuardCommand:
 			part(console.Guard)
 		case hostcheck.ProbeCommand:
 			part(hostcheck.Probe)
+		case agent.GuestCommand:
+			part(agent.Guest)
 		}
 	}
-	os.Exit(Main(os.Args[1:]))
+	os.Exit(Main(ctx, os.Args[1:]))
 }
 
 // part runs one of those tasks and exits.

@@ -11,13 +11,13 @@ import (
 )
 
 // Main runs the command line args and returns the exit status.
-func Main(args []string) int {
+func Main(ctx context.Context, args []string) int {
 	// A machine's books live as long as it does and fill slowly: garbage as large
 	// again, Go's default, would double the memory of each for nothing.
 	debug.SetGCPercent(50)
 	root := newRoot()
 	root.SetArgs(args)
-	err := root.ExecuteContext(context.Background())
+	err := root.ExecuteContext(ctx)
 	return report(os.Stderr, err)
 }
 
@@ -29,6 +29,9 @@ func newRoot() *cobra.Command {
 VT-x or SVM, no /dev/kvm, no kernel module and no root.`,
 		Example: `  ring3 run                     a shell in a virtual machine
   ring3 run -- uname -a         run one command there
+  ring3 run -d --name web       leave one in the background
+  ring3 exec web -- uptime      run a command there
+  ring3 stop web                switch it off
   ring3 check                   can this host run virtual machines?`,
 		SilenceErrors: true, // report prints them
 		SilenceUsage:  true,
@@ -45,6 +48,7 @@ VT-x or SVM, no /dev/kvm, no kernel module and no root.`,
 		return usageError("%s (%s --help lists the flags)", flagMessage(err), c.CommandPath())
 	})
 	root.AddCommand(newRunCommand(), newKernelCommand(), newCheckCommand(), newVersionCommand())
+	root.AddCommand(lifeCommands()...)
 	return root
 }
 

@@ -31,6 +31,7 @@ type runOptions struct {
 	disks    cli.Disks
 	shareOptions
 	timeout cli.Duration // 0: none
+	life    lifeOptions
 	engine  string
 	verify  int // 0: off
 
@@ -78,6 +79,13 @@ A --share is a directory of the host. With --root such a directory is the guest'
 root, and COMMAND, or a shell, runs in it. Root in the guest can do there what the
 caller of ring3 can do on the host.
 
+With --detach the machine runs on in the background, and its name is printed:
+ring3 exec, logs, console, stop and rm are for it, ring3 ps lists all. A COMMAND
+then has no input, and ring3 logs shows its output.
+
+SIGTERM has the guest shut down, as its power button does; after 10 seconds, or
+with a second signal, the machine is stopped.
+
 SIGUSR1 prints the table of exits while the machine runs, on standard error.
 
 ` + statusHelp,
@@ -87,6 +95,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
   truncate -s 1G data.img; ring3 run --disk data.img -- sh -c 'mke2fs /dev/vda && mount /dev/vda /mnt'
   ring3 run --root host -- make
   ring3 run --share src:/src,ro --share out:/out -- sh -c 'tar c /src >/out/src.tar'
+  ring3 run --detach --name web; ring3 exec web -- uptime; ring3 stop web
   ring3 run --kernel generic --memory 1G --timeout 60s -- dmesg
   ring3 run --trace memset,do_syscall_64+1f --trace-file list.txt -- true
   ring3 run --kernel bzImage --initrd root.cpio.gz --append "rdinit=/bin/sh"`,
@@ -117,6 +126,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	f.Var(&o.memory, "memory", "guest memory `SIZE`")
 	f.Var(&o.disks, "disk", "disk image `FILE` as /dev/vda, then vdb, ...; FILE,ro: read-only;\nFILE,snapshot: writes are lost in the end; may be repeated")
 	o.shareOptions.addFlags(f)
+	o.life.flags(c)
 	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
 	f.StringVar(&o.engine, "engine", string(machine.EngineAuto), "`HOW` kernel code is executed: interp (interpreted, slow), translate, or auto:\ntranslate if the processor has BMI2")
@@ -157,6 +167,11 @@ func (o *runOptions) check() error {
 		return usageError("the command's name is empty")
 	case o.tty && len(o.command) == 0:
 		return usageError("--tty is for a COMMAND (the console is a terminal anyway)")
+	case o.tty && o.life.detach:
+		return usageError("--tty: a detached machine has no terminal (ring3 exec -t gives one)")
 	}
-	return o.shareOptions.check(o.initrd == "" && !o.noInitrd)
+	if err := o.shareOptions.check(o.initrd == "" && !o.noInitrd); err != nil {
+		return err
+	}
+	return o.life.check()
 }

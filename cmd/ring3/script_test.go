@@ -16,6 +16,9 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"oneline": scriptOneLine,
 	"empty":   scriptEmpty,
 	"size":    scriptSize,
+	"kill9":   scriptKill9,
+
+	"removeall": scriptRemoveAll,
 }
 
 // scriptSize is "size FILE BYTES".

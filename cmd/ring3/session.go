@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ring3/internal/console"
@@ -25,20 +26,23 @@ const tailSize = 16 << 10
 // userland's control messages (package guestjob).
 type session struct {
 	o     *runOptions
+	place *place
 	m     guest
 	tail  *console.Tail
 	watch console.PanicWatch
 	quiet *quietClock    // of the console
 	host  *guestjob.Host // nil without the built-in userland
 	ports struct{ job, control lateWriter }
-	term  *console.Terminal // nil unless raw
-	asked bool              // the command was asked to end
+	term  *console.Terminal           // nil unless raw
+	asked bool                        // a signal has asked for the end before
+	ender atomic.Pointer[signalError] // that signal, if the machine was to shut down
 	stop  context.CancelCauseFunc
 	trace *trace.Trace // nil unless wanted
 }
 
-func newSession(o *runOptions) *session {
-	s := &session{o: o, tail: console.NewTail(tailSize), quiet: newQuietClock(), stop: func(error) {}}
+func newSession(p *place) *session {
+	o := p.o
+	s := &session{o: o, place: p, tail: console.NewTail(tailSize), quiet: newQuietClock(), stop: func(error) {}}
 	if s.builtIn() {
 		cfg := guestjob.Config{JobIn: &s.ports.job, Control: &s.ports.control}
 		if s.isJob() && !o.tty {
@@ -65,9 +69,15 @@ func (s *session) terminal() bool {
 
 // serial returns where the guest's output goes.
 func (s *session) serial() (out [4]io.Writer) {
-	watchers := []io.Writer{s.tail, &s.watch, s.quiet}
+	watchers := []io.Writer{s.tail, &s.watch, s.quiet, &s.place.hub}
+	if s.place.console != nil {
+		watchers = append(watchers, s.place.console)
+	}
 	stdout := &outputWriter{s: s, f: os.Stdout, name: "standard output"}
 	switch {
+	case s.isJob() && s.o.life.detach:
+		out[1], out[2] = s.place.output, s.place.output
+	case s.o.life.detach:
 	case !s.isJob():
 		watchers = append(watchers, stdout)
 	case s.o.tty:
@@ -112,6 +122,9 @@ func (s *session) run(ctx context.Context, m guest) error {
 		// Errors of the host's end show as a command that does not end, or
 		// as what the command says; a read error of standard input is one.
 		go s.host.Run(ctx)
+	}
+	if err := s.place.started(s); err != nil {
+		return errors.Join(err, m.Close())
 	}
 	o, table := s.wait(ctx)
 	if s.term != nil {
@@ -169,6 +182,9 @@ func (s *session) wait(ctx context.Context) (o outcome, table []byte) {
 		isJob: s.isJob(), jobStatus: -1}
 	if o.result.End != vcpu.Stopped {
 		o.cause = nil // the guest was faster
+	}
+	if e := s.ender.Load(); e != nil && o.cause == nil {
+		o.cause = e
 	}
 	o.message, o.panicked = s.watch.Panicked()
 	if s.host != nil {

@@ -94,7 +94,7 @@ func (o *shareOptions) mount(opt *initramfs.Options, k kernelstore.Kernel) error
 	} else if err != nil {
 		return fmt.Errorf("%s: kernel %s: %w", flag, k.Name, err)
 	}
-	opt.Modules = append(opt.Modules, modules...)
+	opt.Modules = kmod.Join(opt.Modules, modules)
 	for i, s := range o.shares {
 		opt.Mounts = append(opt.Mounts, initramfs.Mount{Tag: fmt.Sprintf("share%d", i), Path: s.Guest, ReadOnly: s.ReadOnly})
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -12,6 +13,7 @@ import (
 	"ring3/internal/console"
 	"ring3/internal/disk"
 	"ring3/internal/kernelstore"
+	"ring3/internal/virtio/vsock"
 )
 
 // endSignals are the signals that ask ring3 to end.
@@ -56,6 +58,7 @@ func asInput(err error) error {
 		store  *kernelstore.Error
 		path   *os.PathError
 		image  *disk.Error
+		socket *vsock.Error
 		status *statusError
 	)
 	switch {
@@ -63,6 +66,8 @@ func asInput(err error) error {
 		return err
 	case errors.As(err, &input), errors.As(err, &store), errors.As(err, &path), errors.As(err, &image):
 		return &statusError{statusUsage, err}
+	case errors.As(err, &socket):
+		return &statusError{statusUsage, fmt.Errorf("--vsock: %w", err)}
 	}
 	return err
 }

@@ -20,6 +20,7 @@ import (
 type guest interface {
 	Run(context.Context) (machine.Result, error)
 	SerialWriter(port int) io.Writer // to the guest; blocks while it does not read
+	PowerButton()
 	WriteStats(io.Writer) error
 	Close() error
 }
@@ -32,7 +33,23 @@ func run(ctx context.Context, o *runOptions) error {
 	if o.tty && !console.IsTerminal(os.Stdin) {
 		return usageError("--tty: standard input is no terminal")
 	}
-	s := newSession(o)
+	if o.life.detach && parentOf(ctx) == nil {
+		return startDetached()
+	}
+	p, err := claim(ctx, o)
+	if err != nil {
+		return err
+	}
+	err = p.run(ctx)
+	if cerr := p.close(err); cerr != nil {
+		stderrf("directory of the machine: %v", cerr)
+	}
+	return err
+}
+
+// run builds the machine and runs it.
+func (p *place) run(ctx context.Context) error {
+	s := newSession(p)
 	cfg, err := s.prepare(ctx)
 	if err != nil {
 		return err
@@ -79,13 +96,19 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 		return cfg, err
 	}
 	cfg.Kernel = kernel.Image
+	s.place.state.Kernel = kernel.Name
+	if cfg.Vsock, err = s.place.vsock(); err != nil {
+		return cfg, err
+	}
 	if o.trace != "" {
 		if s.trace, err = o.newTrace(cfg.Kernel, cfg.Cache); err != nil {
 			return cfg, err
 		}
 		cfg.Trace = s.trace
 	}
-	if s.builtIn() {
+	if !s.builtIn() {
+		s.place.state.NoAgent = "its userland is not ring3's own (--initrd)"
+	} else {
 		cfg.InitrdData, err = s.userland(ctx, store, kernel)
 	}
 	return cfg, err
@@ -158,6 +181,9 @@ func (s *session) userland(ctx context.Context, store *kernelstore.Store, k kern
 		}
 	}
 	if err := s.o.mount(&opt, k); err != nil {
+		return nil, err
+	}
+	if err := s.place.addAgent(&opt, k); err != nil {
 		return nil, err
 	}
 	return initramfs.Build(ctx, opt)

@@ -4,10 +4,11 @@ package console
 type Action int
 
 const (
-	None  Action = iota
-	Stop         // end the virtual machine now
-	Stats        // print the table of exits
-	Help         // print EscapeHelp
+	None   Action = iota
+	Stop          // end the virtual machine now
+	Stats         // print the table of exits
+	Help          // print EscapeHelp, or AttachedHelp
+	Detach        // leave the console of a machine that goes on
 )
 
 // EscapeKey begins an escape sequence: Ctrl-A, as in QEMU, screen and minicom.
@@ -20,9 +21,18 @@ const EscapeHelp = "\r\n" +
 	"Ctrl-A h       show this help\r\n" +
 	"Ctrl-A a       send Ctrl-A to the guest, as does Ctrl-A Ctrl-A\r\n"
 
+// AttachedHelp lists those of a console that can be left.
+const AttachedHelp = "\r\n" +
+	"Ctrl-A d       leave the console; the virtual machine goes on\r\n" +
+	"Ctrl-A x       stop the virtual machine\r\n" +
+	"Ctrl-A h       show this help\r\n" +
+	"Ctrl-A a       send Ctrl-A to the guest, as does Ctrl-A Ctrl-A\r\n"
+
 // Escape finds escape sequences in what the user types. The zero value is
 // ready. A sequence may be split over any number of reads.
 type Escape struct {
+	Attached bool // to a machine of another process: Detach, and no Stats
+
 	armed bool // the last byte was EscapeKey
 }
 
@@ -43,14 +53,16 @@ func (e *Escape) Next(p []byte) (data []byte, a Action, rest []byte) {
 			continue
 		}
 		e.armed = false
-		switch b {
-		case 'x', 'X':
+		switch {
+		case e.Attached && (b == 'd' || b == 'D'):
+			return data, Detach, p[i+1:]
+		case b == 'x' || b == 'X':
 			return data, Stop, p[i+1:]
-		case 's', 'S':
+		case !e.Attached && (b == 's' || b == 'S'):
 			return data, Stats, p[i+1:]
-		case 'h', 'H', '?':
+		case b == 'h' || b == 'H' || b == '?':
 			return data, Help, p[i+1:]
-		case 'a', 'A', EscapeKey:
+		case b == 'a' || b == 'A' || b == EscapeKey:
 			data = append(data, EscapeKey)
 		default:
 			data = append(data, EscapeKey, b)

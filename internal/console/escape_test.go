@@ -55,3 +55,14 @@ func TestEscape(t *testing.T) {
 		})
 	}
 }
+
+// A console of another process's machine can be left, and has no statistics.
+func TestEscapeAttached(t *testing.T) {
+	data, actions := feed(&Escape{Attached: true}, "a\x01sb\x01h\x01d", 1)
+	if string(data) != "a\x01sb" || !slices.Equal(actions, []Action{Help, Detach}) {
+		t.Errorf("%q %v", data, actions)
+	}
+	if data, actions := feed(new(Escape), "\x01d", 2); string(data) != "\x01d" || actions != nil {
+		t.Errorf("without: %q %v", data, actions)
+	}
+}

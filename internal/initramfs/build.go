@@ -35,9 +35,10 @@ type Options struct {
 	Cols     int
 	Job      *Job          // nil for an interactive shell on the console
 	Files    []File        // further files
-	Modules  []kmod.Module // to be loaded before anything else, in this order; one that is there twice is loaded once
+	Modules  []kmod.Module // to be loaded before anything else, in this order
 	Mounts   []Mount       // after that
 	Root     *Root         // nil to stay in this userland
+	Agent    []byte        // static program to start as "PROGRAM guest-agent" (package agent); nil for none
 }
 
 // Job is the one command that the guest is to run.
@@ -61,13 +62,19 @@ func DiskModules(dir string) ([]kmod.Module, error) {
 	return kmod.Find(dir, "virtio_pci", "virtio_blk", "virtio_rng", "crc32c_generic", "ext4")
 }
 
+// AgentModules finds what a kernel needs for connections between the host and
+// the agent.
+func AgentModules(dir string) ([]kmod.Module, error) {
+	return kmod.Find(dir, "virtio_pci", "vmw_vsock_virtio_transport")
+}
+
 // Build returns an uncompressed cpio archive, a few MiB in size.
 func Build(ctx context.Context, o Options) ([]byte, error) {
 	bb, err := os.ReadFile(o.BusyBox)
 	if err != nil {
 		return nil, fmt.Errorf("initramfs: %w", err)
 	}
-	if err := checkStatic(bb); err != nil {
+	if err := Static(bb); err != nil {
 		return nil, fmt.Errorf("initramfs: %s: %w", o.BusyBox, err)
 	}
 	applets, err := listApplets(ctx, o.BusyBox)
@@ -79,7 +86,7 @@ func Build(ctx context.Context, o Options) ([]byte, error) {
 		return nil, fmt.Errorf("initramfs: %w", err)
 	}
 	var out bytes.Buffer
-	out.Grow(len(bb) + 1<<18)
+	out.Grow(len(bb) + len(o.Agent) + 1<<18)
 	w := newWriter(&out)
 	for _, d := range []string{"dev", "proc", "sys", "run", "root", "tmp", "mnt", "var/log", "usr/bin", "usr/sbin", "sbin", "etc", "ring3"} {
 		w.dir(d)
@@ -90,13 +97,14 @@ func Build(ctx context.Context, o Options) ([]byte, error) {
 	for _, f := range o.Files {
 		w.add(entry{path: f.Path, mode: modeReg | uint32(f.Mode.Perm()), data: f.Data})
 	}
-	var order []byte
-	seen := map[string]bool{}
-	for _, m := range o.Modules {
-		if seen[m.Name] {
-			continue
+	if o.Agent != nil {
+		if err := Static(o.Agent); err != nil {
+			return nil, fmt.Errorf("initramfs: agent: %w", err)
 		}
-		seen[m.Name] = true
+		w.add(entry{path: "ring3/agent", mode: modeReg | 0o755, data: o.Agent})
+	}
+	var order []byte
+	for _, m := range o.Modules {
 		w.add(entry{path: "ring3/modules/" + m.Name + ".ko", mode: modeReg | 0o644, data: m.Data})
 		order = append(order, m.Name+"\n"...)
 	}
@@ -135,9 +143,9 @@ func addRootfs(w *writer) error {
 	})
 }
 
-// checkStatic makes sure that the guest can run the program b, there being no
-// dynamic linker in it.
-func checkStatic(b []byte) error {
+// Static makes sure that the guest can run the program b, there being no dynamic
+// linker in it.
+func Static(b []byte) error {
 	f, err := elf.NewFile(bytes.NewReader(b))
 	if err != nil {
 		return fmt.Errorf("not a program: %w", err)
@@ -147,7 +155,7 @@ func checkStatic(b []byte) error {
 	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
-			return errors.New("needs a dynamic linker; a static BusyBox is wanted")
+			return errors.New("needs a dynamic linker; a static program is wanted")
 		}
 	}
 	return nil

@@ -57,6 +57,20 @@ func Find(dir string, names ...string) ([]Module, error) {
 	return f.order, nil
 }
 
+// Join makes one list of several, each module at its first place.
+func Join(lists ...[]Module) (all []Module) {
+	seen := map[string]bool{}
+	for _, list := range lists {
+		for _, m := range list {
+			if !seen[m.Name] {
+				seen[m.Name] = true
+				all = append(all, m)
+			}
+		}
+	}
+	return all
+}
+
 func underscores(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
 type finder struct {

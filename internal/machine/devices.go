@@ -17,6 +17,7 @@ import (
 	"ring3/internal/vcpu"
 	"ring3/internal/virtio/blk"
 	"ring3/internal/virtio/fs"
+	"ring3/internal/virtio/vsock"
 )
 
 // devices are the machine's devices besides the interrupt controllers.
@@ -24,6 +25,7 @@ type devices struct {
 	serial [4]*uart.UART
 	disks  []*blk.Device
 	shares []*fs.Device
+	vsock  *vsock.Device // nil without
 	pm     *acpipm.PM
 	clock  *pvclock.Clock
 }
@@ -80,6 +82,9 @@ func (d *devices) close() error {
 	}
 	for _, s := range d.shares {
 		errs = append(errs, s.Close())
+	}
+	if d.vsock != nil {
+		errs = append(errs, d.vsock.Close())
 	}
 	for _, u := range d.serial {
 		if u != nil {

@@ -27,6 +27,7 @@ import (
 	"ring3/internal/timer"
 	"ring3/internal/trace"
 	"ring3/internal/vcpu"
+	"ring3/internal/virtio/vsock"
 	"ring3/internal/x86"
 )
 
@@ -51,6 +52,7 @@ type Config struct {
 	Serial     [4]io.Writer   // what the guest writes to ttyS0 to ttyS3; nil discards
 	Disks      []disk.Options // vda, vdb, ...; at most MaxDisks
 	Shares     []Share        // at most MaxShares
+	Vsock      *vsock.Config  // a socket device; nil for none
 	Engine     Engine         // how kernel code is executed; "" is EngineAuto
 	Verify     int            // compare kernel code with the interpreter: 0 none, 1 all, or in bursts after so many exits; implies EngineTranslate
 	Trace      *trace.Trace   // lists translations; nil for none; implies EngineTranslate
@@ -147,7 +149,7 @@ type Machine struct {
 }
 
 // New builds a machine and loads its kernel. Mistakes in cfg are reported as
-// *InputError, *boot.InputError or *disk.Error.
+// *InputError, *boot.InputError, *disk.Error or *vsock.Error.
 func New(cfg Config) (m *Machine, err error) {
 	if cfg.CPUs == 0 {
 		cfg.CPUs = 1

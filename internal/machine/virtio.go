@@ -6,10 +6,11 @@ import (
 	"ring3/internal/virtio"
 	"ring3/internal/virtio/blk"
 	"ring3/internal/virtio/rng"
+	"ring3/internal/virtio/vsock"
 )
 
 // plugVirtio puts the virtio devices on the PCI bus: randomness in slot 1, and
-// the disks behind it.
+// the disks and the socket device behind it.
 func (m *Machine) plugVirtio(host *pci.Host, cfg Config) error {
 	p := virtio.Platform{Mem: m.mem, Sync: m.stopped, Exclusive: cfg.Verify > 0, Log: m.log}
 	plug := func(d virtio.Device) error { return host.Plug(virtio.NewPCI(p, d, host.MSI).Function) }
@@ -27,7 +28,18 @@ func (m *Machine) plugVirtio(host *pci.Host, cfg Config) error {
 			return err
 		}
 	}
-	return m.plugShares(p, plug, cfg.Shares)
+	if err := m.plugShares(p, plug, cfg.Shares); err != nil {
+		return err
+	}
+	if cfg.Vsock == nil {
+		return nil
+	}
+	d, err := vsock.New(p, *cfg.Vsock)
+	if err != nil {
+		return err
+	}
+	m.dev.vsock = d
+	return plug(d)
 }
 
 // stopped calls fn while no guest code runs. Once the machine has ended that is

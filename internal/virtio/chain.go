@@ -37,6 +37,12 @@ type Chain struct {
 // exactly once unless Begin has completed the request.
 func (c *Chain) Complete(n uint32) { c.dev.complete(c, n) }
 
+// CompleteNow is Complete for a device that is within Platform.Sync.
+func (c *Chain) CompleteNow(n uint32) {
+	c.written = n
+	c.dev.giveBack([]*Chain{c})
+}
+
 // Buffers is a sequence of buffers.
 type Buffers []Buffer
 

@@ -160,6 +160,9 @@ func (t *PCI) clear() {
 // is not over yet (section 4.1.4.3.1). t.mu is held.
 func (t *PCI) reset() {
 	t.Function.SetINTx(false)
+	if k, ok := t.dev.(Keeper); ok {
+		t.busy -= k.Reset()
+	}
 	if t.busy > 0 {
 		t.resetting = true
 		return
@@ -267,6 +270,12 @@ func (t *PCI) deliver() {
 	done := t.done
 	t.done, t.delivering = nil, false
 	t.doneMu.Unlock()
+	t.giveBack(done)
+}
+
+// giveBack gives back requests and interrupts for them, while the guest stands
+// still.
+func (t *PCI) giveBack(done []*Chain) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var queues []*queue

@@ -85,4 +85,14 @@ type Device interface {
 	Begin(queue int, c *Chain) (n uint32, done bool, err error)
 }
 
+// Keeper is a Device that keeps requests until it has something for them, such
+// as buffers for what comes in.
+type Keeper interface {
+	Device
+	// Reset forgets all that the driver has told the device, and the requests
+	// that it keeps. It returns their number: a reset waits for all others.
+	// Like Begin it must not block.
+	Reset() (kept int)
+}
+
 var le = binary.LittleEndian

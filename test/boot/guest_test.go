@@ -19,9 +19,11 @@ import (
 	"ring3/internal/initramfs"
 	"ring3/internal/initramfs/guestjob"
 	"ring3/internal/kernelstore"
+	"ring3/internal/kmod"
 	"ring3/internal/machine"
 	"ring3/internal/share"
 	"ring3/internal/vcpu"
+	"ring3/internal/virtio/vsock"
 )
 
 // defaults is the command line that ring3 run uses too.
@@ -38,9 +40,15 @@ type guest struct {
 	disks   []disk.Options
 	shares  []share.Options // at /share0, /share1, ...
 	root    *cli.Root       // as --root has it
-	stdin   []byte
-	args    []string
-	timeout time.Duration // 2 minutes if 0
+	modules []string        // of the kernel, to be loaded
+	vsock   *vsock.Config
+	// during is called once the machine runs, when the command's output has
+	// duringAt in it.
+	during   func(*machine.Machine)
+	duringAt string
+	stdin    []byte
+	args     []string
+	timeout  time.Duration // 2 minutes if 0
 }
 
 // outcome is what came of it.
@@ -128,6 +136,14 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 		}
 	}
 	shares := g.share(t, &opt, k)
+	if g.vsock != nil {
+		g.modules = append(g.modules, "virtio_pci", "vmw_vsock_virtio_transport")
+	}
+	more, err := kmod.Find(k.Modules, g.modules...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opt.Modules = kmod.Join(opt.Modules, more)
 	initrd, err := initramfs.Build(t.Context(), opt)
 	if err != nil {
 		t.Fatal(err)
@@ -142,6 +158,7 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 		Serial: [4]io.Writer{&console, &stdout, &stderr, ctl},
 		Disks:  g.disks,
 		Shares: shares,
+		Vsock:  g.vsock,
 		Timed:  true,
 		Engine: g.engine,
 		Verify: g.verify,
@@ -155,6 +172,9 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 	hostCtx, stopHost := context.WithCancel(ctx)
 	hostDone := make(chan struct{})
 	go func() { defer close(hostDone); host.Run(hostCtx) }()
+	if g.during != nil {
+		stdout.when(g.duringAt, func() { g.during(m) })
+	}
 	r, err := m.Run(ctx)
 	stopHost()
 	var table strings.Builder
@@ -239,14 +259,29 @@ func compile(t *testing.T, name string, native bool, flags ...string) initramfs.
 
 // safeBuffer is a bytes.Buffer for two goroutines.
 type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu   sync.Mutex
+	b    bytes.Buffer
+	at   string
+	then func() // to be called, once, when there is at
+}
+
+// when has fn called, on a goroutine, when there is s.
+func (b *safeBuffer) when(s string, fn func()) {
+	b.mu.Lock()
+	b.at, b.then = s, fn
+	b.mu.Unlock()
+	b.Write(nil)
 }
 
 func (b *safeBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.b.Write(p)
+	n, err := b.b.Write(p)
+	if b.then != nil && strings.Contains(b.b.String(), b.at) {
+		go b.then()
+		b.then = nil
+	}
+	return n, err
 }
 
 func (b *safeBuffer) String() string {

@@ -15,6 +15,7 @@ import (
 	"ring3/internal/cli"
 	"ring3/internal/initramfs"
 	"ring3/internal/kernelstore"
+	"ring3/internal/kmod"
 	"ring3/internal/machine"
 	"ring3/internal/share"
 )
@@ -29,7 +30,7 @@ func (g guest) share(t *testing.T, opt *initramfs.Options, k kernelstore.Kernel)
 	if err != nil {
 		t.Fatal(err)
 	}
-	opt.Modules = append(opt.Modules, modules...)
+	opt.Modules = kmod.Join(opt.Modules, modules)
 	for i, s := range g.shares {
 		tag := fmt.Sprintf("share%d", i)
 		list = append(list, machine.Share{Tag: tag, Options: s})

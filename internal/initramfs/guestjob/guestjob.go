@@ -135,6 +135,9 @@ func (h *Host) Resize(rows, cols int) {
 // group. It never blocks; if the guest is far behind, the message is lost.
 func (h *Host) Signal(name string) { h.send("signal " + name + "\n") }
 
+// PowerOff has the guest switch itself off. It never blocks.
+func (h *Host) PowerOff() { h.send("poweroff\n") }
+
 func (h *Host) send(line string) {
 	select {
 	case h.queue <- line:
