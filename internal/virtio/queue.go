@@ -71,6 +71,7 @@ func (q *queue) pop() (*Chain, error) {
 	if waiting == 0 {
 		return nil, nil
 	}
+	q.fence.Store(0) // what the index covers must not be read before it
 	if waiting > q.size {
 		return nil, fmt.Errorf("%d requests wait, the ring has %d", waiting, q.size)
 	}
