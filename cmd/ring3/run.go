@@ -29,6 +29,7 @@ type runOptions struct {
 	memory   cli.Size
 	cpus     int
 	disks    cli.Disks
+	net      netOptions
 	timeout  cli.Duration // 0: none
 	engine   string
 	verify   int // 0: off
@@ -73,6 +74,8 @@ given. It is locked while the machine runs, so that no two write to the same. Th
 built-in userland loads the drivers for it if the kernel is of the
 store and has them as modules; another userland must bring them.
 
+` + netHelp + `
+
 SIGUSR1 prints the table of exits while the machine runs, on standard error.
 
 ` + statusHelp,
@@ -80,6 +83,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
   ring3 run -- uname -a
   tar c src | ring3 run -- sh -c 'tar x && ls -l src'
   truncate -s 1G data.img; ring3 run --disk data.img -- sh -c 'mke2fs /dev/vda && mount /dev/vda /mnt'
+  ring3 run --publish 8080:80 -- httpd -f -h /tmp
   ring3 run --kernel generic --memory 1G --timeout 60s -- dmesg
   ring3 run --trace memset,do_syscall_64+1f --trace-file list.txt -- true
   ring3 run --kernel bzImage --initrd root.cpio.gz --append "rdinit=/bin/sh"`,
@@ -109,6 +113,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	f.BoolVar(&o.bare, "no-default-append", false, "leave that beginning out")
 	f.Var(&o.memory, "memory", "guest memory `SIZE`")
 	f.Var(&o.disks, "disk", "disk image `FILE` as /dev/vda, then vdb, ...; FILE,ro: read-only;\nFILE,snapshot: writes are lost in the end; may be repeated")
+	o.net.add(f)
 	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
 	f.StringVar(&o.engine, "engine", string(machine.EngineAuto), "`HOW` kernel code is executed: interp (interpreted, slow), translate, or auto:\ntranslate if the processor has BMI2")
@@ -150,5 +155,5 @@ func (o *runOptions) check() error {
 	case o.tty && len(o.command) == 0:
 		return usageError("--tty is for a COMMAND (the console is a terminal anyway)")
 	}
-	return nil
+	return o.net.check()
 }

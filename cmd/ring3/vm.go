@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"ring3/internal/boot"
+	"ring3/internal/cli"
 	"ring3/internal/console"
 	"ring3/internal/disk"
 	"ring3/internal/initramfs"
@@ -39,6 +40,9 @@ func run(ctx context.Context, o *runOptions) error {
 	}
 	m, err := newGuest(cfg)
 	if err != nil {
+		if cfg.Net != nil {
+			cfg.Net.Port.Close()
+		}
 		var input *machine.InputError
 		if errors.As(err, &input) {
 			return &statusError{statusUsage, err}
@@ -85,8 +89,11 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 		cfg.Trace = s.trace
 	}
 	if s.builtIn() {
-		cfg.InitrdData, err = s.userland(ctx, store, kernel)
+		if cfg.InitrdData, err = s.userland(ctx, store, kernel); err != nil {
+			return cfg, err
+		}
 	}
+	cfg.Net, err = o.net.open(s.isJob())
 	return cfg, err
 }
 
@@ -154,6 +161,11 @@ func (s *session) userland(ctx context.Context, store *kernelstore.Store, k kern
 	if len(s.o.disks) > 0 && k.Modules != "" {
 		if opt.Modules, err = initramfs.DiskModules(k.Modules); err != nil {
 			return nil, fmt.Errorf("--disk: kernel %s: %w", k.Name, err)
+		}
+	}
+	if s.o.net.mode(s.isJob()) != cli.NetNone {
+		if err := opt.AddNetwork(k.Modules); err != nil {
+			return nil, fmt.Errorf("--net: kernel %s: %w", k.Name, err)
 		}
 	}
 	return initramfs.Build(ctx, opt)

@@ -36,6 +36,7 @@ type Options struct {
 	Job      *Job          // nil for an interactive shell on the console
 	Files    []File        // further files
 	Modules  []kmod.Module // to be loaded before anything else, in this order
+	Network  bool          // set up the first network interface, by DHCP; see AddNetwork
 }
 
 // Job is the one command that the guest is to run.
@@ -189,6 +190,7 @@ func (o *Options) config() ([]byte, error) {
 	set("hostname", orElse(o.Hostname, "ring3"))
 	set("term", orElse(o.Term, "linux"))
 	fmt.Fprintf(&b, "rows=%d\ncols=%d\n", o.Rows, o.Cols)
+	set("network", map[bool]string{true: "yes"}[o.Network])
 	if o.Job == nil {
 		set("mode", "shell")
 		return b.Bytes(), bad

@@ -16,12 +16,14 @@ import (
 	"ring3/internal/pci"
 	"ring3/internal/vcpu"
 	"ring3/internal/virtio/blk"
+	vnet "ring3/internal/virtio/net"
 )
 
 // devices are the machine's devices besides the interrupt controllers.
 type devices struct {
 	serial [4]*uart.UART
 	disks  []*blk.Device
+	net    *vnet.Device // nil for none
 	pm     *acpipm.PM
 	clock  *pvclock.Clock
 }
@@ -75,6 +77,9 @@ func (d *devices) close() error {
 	var errs []error
 	for _, b := range d.disks {
 		errs = append(errs, b.Close())
+	}
+	if d.net != nil {
+		errs = append(errs, d.net.Close())
 	}
 	for _, u := range d.serial {
 		if u != nil {

@@ -5,11 +5,12 @@ import (
 	"ring3/internal/pci"
 	"ring3/internal/virtio"
 	"ring3/internal/virtio/blk"
+	vnet "ring3/internal/virtio/net"
 	"ring3/internal/virtio/rng"
 )
 
-// plugVirtio puts the virtio devices on the PCI bus: randomness in slot 1, and
-// the disks behind it.
+// plugVirtio puts the virtio devices on the PCI bus: randomness in slot 1,
+// the disks behind it, and then the network.
 func (m *Machine) plugVirtio(host *pci.Host, cfg Config) error {
 	p := virtio.Platform{Mem: m.mem, Sync: m.stopped, Exclusive: cfg.Verify > 0, Log: m.log}
 	plug := func(d virtio.Device) error { return host.Plug(virtio.NewPCI(p, d, host.MSI).Function) }
@@ -26,6 +27,10 @@ func (m *Machine) plugVirtio(host *pci.Host, cfg Config) error {
 		if err := plug(d); err != nil {
 			return err
 		}
+	}
+	if cfg.Net != nil {
+		m.dev.net = vnet.New(p, *cfg.Net)
+		return plug(m.dev.net)
 	}
 	return nil
 }
