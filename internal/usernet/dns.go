@@ -185,6 +185,9 @@ func (n *Network) lookUpHosts(name string) (a []netip.Addr, ok bool) {
 		path = "/etc/hosts"
 	}
 	name = strings.TrimSuffix(name, ".")
+	if strings.EqualFold(name, "localhost") {
+		return nil, false // that is the guest itself
+	}
 	for f := range lines(path) {
 		if len(f) == 0 {
 			continue

@@ -3,6 +3,7 @@ package usernet
 import (
 	"io"
 	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -20,12 +21,23 @@ const maxQueued = 16 << 20
 // maxSegments is the longest TCP packet before it is cut, in bytes.
 const maxSegments = 65536
 
+// How long an acknowledgement waits, at most, how many do, and the length of
+// TCP's options in one, a time stamp; selective ones, which hurry, are longer.
+const (
+	ackDelay   = 300 * time.Microsecond
+	maxAcks    = 8
+	ackOptions = 12
+)
+
 // link is the stack's end of the cable: a stack.LinkEndpoint for Ethernet.
 type link struct {
 	mu         sync.Mutex
-	some       sync.Cond // that queue is not empty, or closed set
+	some       sync.Cond // that ready or closed is set
 	queue      []*stack.PacketBuffer
-	size       int // of what is in queue, in bytes
+	acks       int         // how many are in queue, if there is nothing else
+	ready      bool        // the queue is to be taken
+	late       *time.Timer // sets ready
+	size       int         // of what is in queue, in bytes
 	closed     bool
 	dispatcher stack.NetworkDispatcher
 	accepts    vnet.Accepts
@@ -42,7 +54,16 @@ var (
 func newLink() *link {
 	l := &link{mac: gatewayMAC, mtu: MTU}
 	l.some.L = &l.mu
+	l.late = time.AfterFunc(ackDelay, l.flush)
 	return l
+}
+
+// flush has the queue taken.
+func (l *link) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ready = len(l.queue) > 0
+	l.some.Signal()
 }
 
 // close drops what waits, and all that comes later.
@@ -53,6 +74,7 @@ func (l *link) close() {
 		p.DecRef()
 	}
 	l.queue, l.size, l.closed = nil, 0, true
+	l.late.Stop()
 	l.some.Broadcast()
 }
 
@@ -94,7 +116,7 @@ func (n *Network) Receive(f []vnet.Frame) (int, error) {
 	l := n.link
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.queue) == 0 && !l.closed {
+	for !l.ready && !l.closed {
 		l.some.Wait()
 	}
 	if l.closed {
@@ -108,6 +130,7 @@ func (n *Network) Receive(f []vnet.Frame) (int, error) {
 	rest := copy(l.queue, l.queue[count:])
 	clear(l.queue[rest:])
 	l.queue = l.queue[:rest]
+	l.acks, l.ready = 0, rest > 0
 	return count, nil
 }
 
@@ -139,9 +162,31 @@ func (l *link) WritePackets(list stack.PacketBufferList) (n int, err tcpip.Error
 		l.queue = append(l.queue, p.Clone())
 		l.size += p.Size()
 		n++
+		switch {
+		case !isAck(p) || l.acks == maxAcks:
+			l.ready = true
+		case len(l.queue) == 1:
+			l.acks = 1
+			l.late.Reset(ackDelay)
+		default:
+			l.acks++
+		}
 	}
-	l.some.Signal()
+	if l.ready {
+		l.some.Signal()
+	}
 	return n, nil
+}
+
+// isAck says whether a packet does nothing but acknowledge. Each time the guest
+// is interrupted costs more than such a packet is worth, so it waits for
+// another to go with, as TCP itself lets it (RFC 1122, section 4.2.3.2).
+func isAck(p *stack.PacketBuffer) bool {
+	if p.TransportProtocolNumber != header.TCPProtocolNumber || p.Data().Size() > 0 {
+		return false
+	}
+	t := header.TCP(p.TransportHeader().Slice())
+	return len(t) == header.TCPMinimumSize+ackOptions && t.Flags() == header.TCPFlagAck && t.WindowSize() > 0
 }
 
 // SupportedGSO implements stack.GSOEndpoint.

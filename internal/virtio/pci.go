@@ -187,7 +187,7 @@ func (t *PCI) serve(n int) {
 	for t.working() && q.enabled {
 		c, err := q.pop()
 		if err == nil && c == nil {
-			if q.arm() {
+			if q.arm(q.next) {
 				continue
 			}
 			break
@@ -198,6 +198,9 @@ func (t *PCI) serve(n int) {
 		if err != nil {
 			t.broken(fmt.Sprintf("queue %d: %v", n, err))
 		}
+	}
+	if t.puller != nil && t.puller.Defers(n) && q.used-q.told < q.size/2 {
+		return
 	}
 	t.interrupt(q)
 }

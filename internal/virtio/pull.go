@@ -15,6 +15,10 @@ type Puller interface {
 	Device
 	// Pulls says whether a queue is of this kind. Begin never sees its requests.
 	Pulls(queue int) bool
+	// Defers says whether Begin's device interrupts for a queue by itself, with
+	// PCI.Interrupt, when it is worth it. Once half the queue has come back
+	// unnoticed there is an interrupt all the same.
+	Defers(queue int) bool
 	// Start tells that the driver is ready (DRIVER_OK), and which features it
 	// has accepted. t is where to pull from.
 	Start(t *PCI, features uint64)
@@ -71,6 +75,7 @@ func (t *PCI) Pull(n int, need func(features uint64) (room int64, most int)) ([]
 			return nil, ErrStopped
 		}
 		if c == nil {
+			q.short = q.next
 			q.next, q.busy = next, busy
 			return nil, ErrTooFew
 		}
@@ -82,17 +87,28 @@ func (t *PCI) Pull(n int, need func(features uint64) (room int64, most int)) ([]
 	return chains, nil
 }
 
-// Arm asks the driver for a notification of its next request, and reports
-// whether one came before the driver could see that. It blocks until the guest
-// stands still.
+// Arm, after ErrTooFew, asks the driver for a notification when it offers more
+// than there was, and reports whether it did before it could see that. It blocks
+// until the guest stands still.
 func (t *PCI) Arm(n int) (more bool) {
 	t.p.Sync(func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		q := t.queues[n]
-		more = t.working() && q.enabled && q.arm()
+		more = t.working() && q.enabled && q.arm(q.short)
 	})
 	return more
+}
+
+// Interrupt interrupts for what has come back of a queue that the device defers
+// interrupts of, unless the driver does not want that. It blocks until the guest
+// stands still.
+func (t *PCI) Interrupt(n int) {
+	t.p.Sync(func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.interrupt(t.queues[n])
+	})
 }
 
 // CompleteAll gives back requests of one device, written[i] bytes having been

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"ring3/internal/virtio"
 )
@@ -59,6 +60,10 @@ const (
 	maxFrame = 14 + 65535
 )
 
+// transmitDelay is how late the driver is told that a frame was sent, at most
+// (interruptLate).
+const transmitDelay = time.Millisecond
+
 // batch is how many frames are given to the guest at a time.
 const batch = 64
 
@@ -78,6 +83,7 @@ type Device struct {
 	transport atomic.Pointer[virtio.PCI] // nil until there is a driver
 	features  atomic.Uint64              // that the driver has accepted
 	wake      chan struct{}              // something happened that receive may wait for
+	sent      chan struct{}              // frames were sent since the last interrupt for that
 	quit      chan struct{}
 	running   sync.WaitGroup
 }
@@ -86,8 +92,9 @@ var _ virtio.Puller = (*Device)(nil)
 
 // New returns a device, which must be closed. It closes the port.
 func New(p virtio.Platform, cfg Config) *Device {
-	d := &Device{p: p, cfg: cfg, wake: make(chan struct{}, 1), quit: make(chan struct{})}
+	d := &Device{p: p, cfg: cfg, wake: make(chan struct{}, 1), sent: make(chan struct{}, 1), quit: make(chan struct{})}
 	d.running.Go(d.receive)
+	d.running.Go(d.interruptLate)
 	return d
 }
 
@@ -135,13 +142,40 @@ func (d *Device) Start(t *virtio.PCI, features uint64) {
 // Available implements virtio.Puller.
 func (d *Device) Available(int) { d.poke() }
 
+// Defers implements virtio.Puller.
+func (d *Device) Defers(queue int) bool { return queue == transmitQueue }
+
 // Stop implements virtio.Puller.
 func (d *Device) Stop() { d.poke() }
 
-func (d *Device) poke() {
+func (d *Device) poke() { poke(d.wake) }
+
+// poke wakes who waits for c, now or next.
+func poke(c chan struct{}) {
 	select {
-	case d.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default: // it is awake
+	}
+}
+
+// interruptLate interrupts for frames that were sent, some time later. Drivers
+// look at the transmit queue by themselves when they send or receive the next
+// frame; an interrupt is for those who do neither.
+func (d *Device) interruptLate() {
+	for {
+		select {
+		case <-d.sent:
+		case <-d.quit:
+			return
+		}
+		select {
+		case <-time.After(transmitDelay):
+		case <-d.quit:
+			return
+		}
+		if t := d.transport.Load(); t != nil {
+			t.Interrupt(transmitQueue)
+		}
 	}
 }
 
@@ -157,5 +191,6 @@ func (d *Device) Begin(_ int, c *virtio.Chain) (n uint32, done bool, err error) 
 	if h, ok := decode(&b, size, d.features.Load()); ok && size >= minFrame && size <= maxFrame {
 		d.cfg.Port.Send(h, frame)
 	}
+	poke(d.sent)
 	return 0, true, nil
 }
