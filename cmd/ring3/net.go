@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"ring3/internal/cli"
+	"ring3/internal/machine"
 	"ring3/internal/netfd"
 	"ring3/internal/usernet"
 	vnet "ring3/internal/virtio/net"
@@ -80,4 +81,11 @@ func (o *netOptions) open(isJob bool) (*vnet.Config, error) {
 		return c, nil
 	}
 	return nil, nil
+}
+
+// closeNet closes the network of a machine that was not made.
+func closeNet(cfg machine.Config) {
+	if cfg.Net != nil {
+		cfg.Net.Port.Close()
+	}
 }

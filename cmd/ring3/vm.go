@@ -40,9 +40,7 @@ func run(ctx context.Context, o *runOptions) error {
 	}
 	m, err := newGuest(cfg)
 	if err != nil {
-		if cfg.Net != nil {
-			cfg.Net.Port.Close()
-		}
+		closeNet(cfg)
 		var input *machine.InputError
 		if errors.As(err, &input) {
 			return &statusError{statusUsage, err}
@@ -77,6 +75,14 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 	if err := o.checkFiles(store); err != nil {
 		return cfg, err
 	}
+	if cfg.Net, err = o.net.open(s.isJob()); err != nil {
+		return cfg, err
+	}
+	defer func() {
+		if err != nil {
+			closeNet(cfg)
+		}
+	}()
 	kernel, err := findKernel(ctx, store, o.kernel)
 	if err != nil {
 		return cfg, err
@@ -89,11 +95,8 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 		cfg.Trace = s.trace
 	}
 	if s.builtIn() {
-		if cfg.InitrdData, err = s.userland(ctx, store, kernel); err != nil {
-			return cfg, err
-		}
+		cfg.InitrdData, err = s.userland(ctx, store, kernel)
 	}
-	cfg.Net, err = o.net.open(s.isJob())
 	return cfg, err
 }
 

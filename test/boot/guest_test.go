@@ -20,6 +20,7 @@ import (
 	"ring3/internal/kernelstore"
 	"ring3/internal/machine"
 	"ring3/internal/vcpu"
+	vnet "ring3/internal/virtio/net"
 )
 
 // defaults is the command line that ring3 run uses too.
@@ -34,6 +35,7 @@ type guest struct {
 	verify  int            // see machine.Config
 	files   []initramfs.File
 	disks   []disk.Options
+	net     *vnet.Config
 	stdin   []byte
 	args    []string
 	timeout time.Duration // 2 minutes if 0
@@ -123,6 +125,11 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 			t.Fatal(err)
 		}
 	}
+	if g.net != nil {
+		if err := opt.AddNetwork(k.Modules); err != nil {
+			t.Fatal(err)
+		}
+	}
 	initrd, err := initramfs.Build(t.Context(), opt)
 	if err != nil {
 		t.Fatal(err)
@@ -136,6 +143,7 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 		Cache:  store.Cache(),
 		Serial: [4]io.Writer{&console, &stdout, &stderr, ctl},
 		Disks:  g.disks,
+		Net:    g.net,
 		Timed:  true,
 		Engine: g.engine,
 		Verify: g.verify,
