@@ -152,6 +152,11 @@ func offload(p *stack.PacketBuffer) (h vnet.Header) {
 func (l *link) WritePackets(list stack.PacketBufferList) (n int, err tcpip.Error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	defer func() {
+		if l.ready {
+			l.some.Signal()
+		}
+	}()
 	for _, p := range list.AsSlice() {
 		switch {
 		case l.closed:
@@ -171,9 +176,6 @@ func (l *link) WritePackets(list stack.PacketBufferList) (n int, err tcpip.Error
 		default:
 			l.acks++
 		}
-	}
-	if l.ready {
-		l.some.Signal()
 	}
 	return n, nil
 }

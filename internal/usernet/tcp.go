@@ -18,7 +18,7 @@ import (
 )
 
 // copySize is how much of a connection is moved at a time, in bytes.
-const copySize = 256 << 10
+const copySize = 64 << 10
 
 // keepAlive is how long a connection of the guest may be silent before it is
 // asked whether it still exists: a guest can go without saying so.
@@ -105,7 +105,7 @@ func (n *Network) relay(guest *guestConn, host conn) {
 		host.Close()
 	})
 	defer stop()
-	defer closers(guest, host)
+	defer closeAll(guest, host)
 	var up sync.WaitGroup
 	up.Go(func() { n.pump(host, guest, guest, host) })
 	n.pump(guest, host, guest, host)

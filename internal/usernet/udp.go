@@ -56,10 +56,10 @@ func (n *Network) exchange(guest *gonet.UDPConn, host interface {
 }, send func([]byte) (int, error)) {
 	stop := n.closeOnEnd(guest, host)
 	defer stop()
-	idle := time.AfterFunc(udpIdle, func() { closers(guest, host) })
+	idle := time.AfterFunc(udpIdle, func() { closeAll(guest, host) })
 	defer idle.Stop()
 	pump := func(read, write func([]byte) (int, error)) {
-		defer closers(guest, host)
+		defer closeAll(guest, host)
 		b := make([]byte, maxDatagram)
 		for {
 			k, err := read(b)

@@ -228,8 +228,8 @@ func (l limit) take() bool {
 
 func (l limit) drop() { <-l }
 
-// closers closes several things.
-func closers(c ...interface{ Close() error }) {
+// closeAll closes several things.
+func closeAll(c ...interface{ Close() error }) {
 	for _, x := range c {
 		x.Close() // there is nobody to tell
 	}
@@ -237,7 +237,7 @@ func closers(c ...interface{ Close() error }) {
 
 // closeOnEnd closes c when the network is closed, unless stop is called first.
 func (n *Network) closeOnEnd(c ...interface{ Close() error }) (stop func() bool) {
-	return context.AfterFunc(n.ctx, func() { closers(c...) })
+	return context.AfterFunc(n.ctx, func() { closeAll(c...) })
 }
 
 // Published is where the host listens, in the order of Config.Publish.
