@@ -314,11 +314,11 @@ func TestPublish(t *testing.T) {
 	}
 
 	refused, err := net.Dial("tcp", n.Published()[2].String())
-	if err != nil {
-		t.Fatal(err)
+	if err == nil { // else it was reset already
+		defer refused.Close()
+		_, err = io.ReadAll(refused)
 	}
-	defer refused.Close()
-	if _, err := io.ReadAll(refused); !errors.Is(err, syscall.ECONNRESET) {
+	if !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("a port where nobody listens: %v", err)
 	}
 }
