@@ -25,7 +25,7 @@ TEST_TIMEOUT := 14m
 
 # Packages whose tests start processes or machines, or ask the host.
 USER_PACKAGES := $(addprefix ./,$(wildcard cmd/ring3 internal/console internal/direct internal/disk internal/hostcheck \
-	internal/kernelstore internal/machine internal/native test/boot))
+	internal/kernelstore internal/machine internal/native internal/netfd internal/usernet test/boot))
 
 export CGO_ENABLED := 0
 
