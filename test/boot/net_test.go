@@ -90,9 +90,8 @@ true
 // side opens.
 func TestNetwork(t *testing.T) {
 	for name, g := range map[string]guest{
-		"interp":    {engine: machine.EngineInterp, cmdline: defaults + " pci=nomsi"},
 		"translate": {engine: machine.EngineTranslate},
-		"generic":   {engine: machine.EngineTranslate, flavour: kernelstore.Generic},
+		"pin":       {flavour: kernelstore.Generic, cmdline: defaults + " pci=nomsi"},
 		"verify":    {verify: 2000},
 	} {
 		size := 64 * mib
