@@ -369,11 +369,10 @@ func TestClose(t *testing.T) {
 		}
 		c.Write([]byte("x"))
 		c.Read(make([]byte, 1))
-		p, err := net.Dial("tcp", n.Published()[0].String())
-		if err != nil {
-			t.Fatal(err)
+		// Nobody listens there, and the reset may come early.
+		if p, err := net.Dial("tcp", n.Published()[0].String()); err == nil {
+			defer p.Close()
 		}
-		defer p.Close()
 	})
 	for range 8 {
 		c := <-started
