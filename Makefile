@@ -25,8 +25,8 @@ TEST_TIMEOUT := 14m
 
 # Packages whose tests start processes or machines, or ask the host.
 USER_PACKAGES := $(addprefix ./,$(wildcard cmd/ring3 internal/agent internal/console internal/control internal/direct internal/disk \
-	internal/hostcheck internal/kernelstore internal/machine internal/native internal/share internal/virtio/vsock internal/vmdir \
-	test/boot))
+	internal/hostcheck internal/kernelstore internal/machine internal/native internal/netfd internal/share internal/usernet \
+	internal/virtio/vsock internal/vmdir test/boot))
 
 export CGO_ENABLED := 0
 

@@ -30,6 +30,7 @@ type runOptions struct {
 	cpus     int
 	disks    cli.Disks
 	shareOptions
+	net     netOptions
 	timeout cli.Duration // 0: none
 	life    lifeOptions
 	engine  string
@@ -86,6 +87,8 @@ then has no input, and ring3 logs shows its output.
 SIGTERM has the guest shut down, as its power button does; after 10 seconds, or
 with a second signal, the machine is stopped.
 
+` + netHelp + `
+
 SIGUSR1 prints the table of exits while the machine runs, on standard error.
 
 ` + statusHelp,
@@ -96,6 +99,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
   ring3 run --root host -- make
   ring3 run --share src:/src,ro --share out:/out -- sh -c 'tar c /src >/out/src.tar'
   ring3 run --detach --name web; ring3 exec web -- uptime; ring3 stop web
+  ring3 run --publish 8080:80 -- httpd -f -h /tmp
   ring3 run --kernel generic --memory 1G --timeout 60s -- dmesg
   ring3 run --trace memset,do_syscall_64+1f --trace-file list.txt -- true
   ring3 run --kernel bzImage --initrd root.cpio.gz --append "rdinit=/bin/sh"`,
@@ -127,6 +131,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	f.Var(&o.disks, "disk", "disk image `FILE` as /dev/vda, then vdb, ...; FILE,ro: read-only;\nFILE,snapshot: writes are lost in the end; may be repeated")
 	o.shareOptions.addFlags(f)
 	o.life.flags(c)
+	o.net.add(f)
 	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
 	f.StringVar(&o.engine, "engine", string(machine.EngineAuto), "`HOW` kernel code is executed: interp (interpreted, slow), translate, or auto:\ntranslate if the processor has BMI2")
@@ -173,5 +178,8 @@ func (o *runOptions) check() error {
 	if err := o.shareOptions.check(o.initrd == "" && !o.noInitrd); err != nil {
 		return err
 	}
-	return o.life.check()
+	if err := o.life.check(); err != nil {
+		return err
+	}
+	return o.net.check()
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"ring3/internal/boot"
+	"ring3/internal/cli"
 	"ring3/internal/console"
 	"ring3/internal/disk"
 	"ring3/internal/initramfs"
@@ -56,6 +57,7 @@ func (p *place) run(ctx context.Context) error {
 	}
 	m, err := newGuest(cfg)
 	if err != nil {
+		closeNet(cfg)
 		var input *machine.InputError
 		if errors.As(err, &input) {
 			return &statusError{statusUsage, err}
@@ -91,6 +93,14 @@ func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
 	if err := o.checkFiles(store); err != nil {
 		return cfg, err
 	}
+	if cfg.Net, err = o.net.open(s.isJob()); err != nil {
+		return cfg, err
+	}
+	defer func() {
+		if err != nil {
+			closeNet(cfg)
+		}
+	}()
 	kernel, err := findKernel(ctx, store, o.kernel)
 	if err != nil {
 		return cfg, err
@@ -185,6 +195,11 @@ func (s *session) userland(ctx context.Context, store *kernelstore.Store, k kern
 	}
 	if err := s.place.addAgent(&opt, k); err != nil {
 		return nil, err
+	}
+	if s.o.net.mode(s.isJob()) != cli.NetNone {
+		if err := opt.AddNetwork(k.Modules); err != nil {
+			return nil, fmt.Errorf("--net: kernel %s: %w", k.Name, err)
+		}
 	}
 	return initramfs.Build(ctx, opt)
 }

@@ -39,6 +39,7 @@ type Options struct {
 	Mounts   []Mount       // after that
 	Root     *Root         // nil to stay in this userland
 	Agent    []byte        // static program to start as "PROGRAM guest-agent" (package agent); nil for none
+	Network  bool          // set up the first network interface, by DHCP; see AddNetwork
 }
 
 // Job is the one command that the guest is to run.
@@ -205,6 +206,7 @@ func (o *Options) config() ([]byte, error) {
 	set("term", orElse(o.Term, "linux"))
 	fmt.Fprintf(&b, "rows=%d\ncols=%d\n", o.Rows, o.Cols)
 	o.mounts(set, &b)
+	set("network", map[bool]string{true: "yes"}[o.Network])
 	if o.Job == nil {
 		set("mode", "shell")
 		err := o.environment(set, &b)

@@ -17,6 +17,7 @@ import (
 	"ring3/internal/vcpu"
 	"ring3/internal/virtio/blk"
 	"ring3/internal/virtio/fs"
+	vnet "ring3/internal/virtio/net"
 	"ring3/internal/virtio/vsock"
 )
 
@@ -26,6 +27,7 @@ type devices struct {
 	disks  []*blk.Device
 	shares []*fs.Device
 	vsock  *vsock.Device // nil without
+	net    *vnet.Device  // nil for none
 	pm     *acpipm.PM
 	clock  *pvclock.Clock
 }
@@ -85,6 +87,9 @@ func (d *devices) close() error {
 	}
 	if d.vsock != nil {
 		errs = append(errs, d.vsock.Close())
+	}
+	if d.net != nil {
+		errs = append(errs, d.net.Close())
 	}
 	for _, u := range d.serial {
 		if u != nil {

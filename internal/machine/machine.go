@@ -27,6 +27,7 @@ import (
 	"ring3/internal/timer"
 	"ring3/internal/trace"
 	"ring3/internal/vcpu"
+	vnet "ring3/internal/virtio/net"
 	"ring3/internal/virtio/vsock"
 	"ring3/internal/x86"
 )
@@ -53,6 +54,7 @@ type Config struct {
 	Disks      []disk.Options // vda, vdb, ...; at most MaxDisks
 	Shares     []Share        // at most MaxShares
 	Vsock      *vsock.Config  // a socket device; nil for none
+	Net        *vnet.Config   // nil for no network; the machine closes its port, once New has succeeded
 	Engine     Engine         // how kernel code is executed; "" is EngineAuto
 	Verify     int            // compare kernel code with the interpreter: 0 none, 1 all, or in bursts after so many exits; implies EngineTranslate
 	Trace      *trace.Trace   // lists translations; nil for none; implies EngineTranslate

@@ -5,12 +5,13 @@ import (
 	"ring3/internal/pci"
 	"ring3/internal/virtio"
 	"ring3/internal/virtio/blk"
+	vnet "ring3/internal/virtio/net"
 	"ring3/internal/virtio/rng"
 	"ring3/internal/virtio/vsock"
 )
 
-// plugVirtio puts the virtio devices on the PCI bus: randomness in slot 1, and
-// the disks and the socket device behind it.
+// plugVirtio puts the virtio devices on the PCI bus: randomness in slot 1, the
+// disks behind it, then shares, the socket device and the network.
 func (m *Machine) plugVirtio(host *pci.Host, cfg Config) error {
 	p := virtio.Platform{Mem: m.mem, Sync: m.stopped, Exclusive: cfg.Verify > 0, Log: m.log}
 	plug := func(d virtio.Device) error { return host.Plug(virtio.NewPCI(p, d, host.MSI).Function) }
@@ -31,15 +32,21 @@ func (m *Machine) plugVirtio(host *pci.Host, cfg Config) error {
 	if err := m.plugShares(p, plug, cfg.Shares); err != nil {
 		return err
 	}
-	if cfg.Vsock == nil {
-		return nil
+	if cfg.Vsock != nil {
+		d, err := vsock.New(p, *cfg.Vsock)
+		if err != nil {
+			return err
+		}
+		m.dev.vsock = d
+		if err := plug(d); err != nil {
+			return err
+		}
 	}
-	d, err := vsock.New(p, *cfg.Vsock)
-	if err != nil {
-		return err
+	if cfg.Net != nil {
+		m.dev.net = vnet.New(p, *cfg.Net)
+		return plug(m.dev.net)
 	}
-	m.dev.vsock = d
-	return plug(d)
+	return nil
 }
 
 // stopped calls fn while no guest code runs. Once the machine has ended that is

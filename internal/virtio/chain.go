@@ -35,7 +35,10 @@ type Chain struct {
 // Complete gives the request back, with n bytes written to its buffers from
 // the first on. It blocks until the guest stands still, and must be called
 // exactly once unless Begin has completed the request.
-func (c *Chain) Complete(n uint32) { c.dev.complete(c, n) }
+func (c *Chain) Complete(n uint32) {
+	c.written = n
+	c.dev.complete(c)
+}
 
 // CompleteNow is Complete for a device that is within Platform.Sync.
 func (c *Chain) CompleteNow(n uint32) {

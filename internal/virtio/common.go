@@ -173,6 +173,9 @@ func (t *PCI) setStatus(v uint8) {
 		t.broken("DRIVER_OK without FEATURES_OK")
 		return
 	}
+	if t.puller != nil {
+		t.puller.Start(t, t.features)
+	}
 	for i := range t.queues {
 		t.serve(i)
 	}

@@ -17,6 +17,7 @@ type PCI struct {
 	dev      Device
 	info     Info
 	msix     *pci.MSIX
+	puller   Puller // dev, nil if it is none
 
 	mu           sync.Mutex
 	status       uint8
@@ -75,6 +76,7 @@ const (
 func NewPCI(p Platform, dev Device, msi func(addr uint64, data uint32)) *PCI {
 	info := dev.Info()
 	t := &PCI{p: p, dev: dev, info: info}
+	t.puller, _ = dev.(Puller)
 	t.queues = make([]*queue, info.Queues)
 	t.clear()
 	t.Function = pci.NewFunction(pci.ID{
@@ -163,6 +165,9 @@ func (t *PCI) reset() {
 	if k, ok := t.dev.(Keeper); ok {
 		t.busy -= k.Reset()
 	}
+	if t.puller != nil {
+		t.puller.Stop()
+	}
 	if t.busy > 0 {
 		t.resetting = true
 		return
@@ -176,10 +181,16 @@ func (t *PCI) working() bool { return t.status&(driverOK|needsReset) == driverOK
 // serve takes all requests of a queue. t.mu is held.
 func (t *PCI) serve(n int) {
 	q := t.queues[n]
+	if t.puller != nil && t.puller.Pulls(n) {
+		if t.working() && q.enabled {
+			t.puller.Available(n)
+		}
+		return
+	}
 	for t.working() && q.enabled {
 		c, err := q.pop()
 		if err == nil && c == nil {
-			if q.arm() {
+			if q.arm(q.next) {
 				continue
 			}
 			break
@@ -190,6 +201,9 @@ func (t *PCI) serve(n int) {
 		if err != nil {
 			t.broken(fmt.Sprintf("queue %d: %v", n, err))
 		}
+	}
+	if t.puller != nil && t.puller.Defers(n) && q.used-q.told < q.size/2 {
+		return
 	}
 	t.interrupt(q)
 }
@@ -250,12 +264,11 @@ func (t *PCI) broken(why string) {
 	}
 }
 
-// complete gives c back from a goroutine of the device. Of several at once one
-// does it for all.
-func (t *PCI) complete(c *Chain, n uint32) {
-	c.written = n
+// complete gives requests back from a goroutine of the device. Of several
+// goroutines at once one does it for all.
+func (t *PCI) complete(chains ...*Chain) {
 	t.doneMu.Lock()
-	t.done = append(t.done, c)
+	t.done = append(t.done, chains...)
 	first := !t.delivering
 	t.delivering = true
 	t.doneMu.Unlock()

@@ -37,6 +37,7 @@ type queue struct {
 	used         uint16 // of the used ring, likewise
 	told         uint16 // used, when the driver was last interrupted
 	busy         uint16 // requests taken and not given back
+	short        uint16 // where the available ring ended when it had too few
 	fence        atomic.Uint32
 }
 
@@ -71,6 +72,7 @@ func (q *queue) pop() (*Chain, error) {
 	if waiting == 0 {
 		return nil, nil
 	}
+	q.fence.Store(0) // what the index covers must not be read before it
 	if waiting > q.size {
 		return nil, fmt.Errorf("%d requests wait, the ring has %d", waiting, q.size)
 	}
@@ -84,15 +86,15 @@ func (q *queue) pop() (*Chain, error) {
 	return c, err
 }
 
-// arm asks for a notification of the next request. It reports whether one came
-// before the driver could see that.
-func (q *queue) arm() (more bool) {
+// arm asks for a notification of the request with index next. It reports whether
+// that came before the driver could see that.
+func (q *queue) arm(next uint16) (more bool) {
 	if !q.eventIdx {
 		return false // the driver always notifies
 	}
-	q.write(q.device+ringEntries+usedSize*uint64(q.size), le.AppendUint16(nil, q.next))
+	q.write(q.device+ringEntries+usedSize*uint64(q.size), le.AppendUint16(nil, next))
 	q.fence.Store(0) // a load must not go before that store
-	return q.availIdx() != q.next
+	return q.availIdx() != next
 }
 
 // push gives a request back, and tells code users what was written to its

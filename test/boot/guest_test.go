@@ -23,6 +23,7 @@ import (
 	"ring3/internal/machine"
 	"ring3/internal/share"
 	"ring3/internal/vcpu"
+	vnet "ring3/internal/virtio/net"
 	"ring3/internal/virtio/vsock"
 )
 
@@ -49,6 +50,7 @@ type guest struct {
 	stdin    []byte
 	args     []string
 	timeout  time.Duration // 2 minutes if 0
+	net      *vnet.Config
 }
 
 // outcome is what came of it.
@@ -144,6 +146,11 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 		t.Fatal(err)
 	}
 	opt.Modules = kmod.Join(opt.Modules, more)
+	if g.net != nil {
+		if err := opt.AddNetwork(k.Modules); err != nil {
+			t.Fatal(err)
+		}
+	}
 	initrd, err := initramfs.Build(t.Context(), opt)
 	if err != nil {
 		t.Fatal(err)
@@ -159,6 +166,7 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 		Disks:  g.disks,
 		Shares: shares,
 		Vsock:  g.vsock,
+		Net:    g.net,
 		Timed:  true,
 		Engine: g.engine,
 		Verify: g.verify,
