@@ -80,9 +80,15 @@ type FS struct {
 // Open looks at the superblock of the file system in the first size bytes of r.
 func Open(r io.ReaderAt, size int64) (*FS, error) {
 	f := &FS{r: r, size: size}
+	if size < superblockAt+superblockSize {
+		return nil, ErrMagic
+	}
 	sb, err := f.read(superblockAt, superblockSize)
-	if err != nil || le16(sb[sbMagic:]) != magic {
-		return nil, errors.Join(ErrMagic, err)
+	if err != nil {
+		return nil, err
+	}
+	if le16(sb[sbMagic:]) != magic {
+		return nil, ErrMagic
 	}
 	incompat := le32(sb[sbIncompat:])
 	if incompat&incompatJournalDev != 0 {

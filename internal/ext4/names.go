@@ -50,6 +50,12 @@ func (f *FS) ReadDir(name string) ([]string, error) {
 	return names, nil
 }
 
+// Exists reports whether there is a file or directory of that name.
+func (f *FS) Exists(name string) bool {
+	_, err := f.lookup(name)
+	return err == nil
+}
+
 // lookup finds a file.
 func (f *FS) lookup(name string) (*inode, error) {
 	rest := strings.Split(name, "/")
