@@ -76,7 +76,7 @@ func (s *session) resize() {
 // showStats prints the table of exits while the machine runs.
 func (s *session) showStats() {
 	var b bytes.Buffer
-	if err := s.m.WriteStats(&b); err != nil {
+	if err := s.machine().WriteStats(&b); err != nil {
 		return
 	}
 	p := b.Bytes()

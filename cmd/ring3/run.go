@@ -30,6 +30,7 @@ type runOptions struct {
 	cpus     int
 	disks    cli.Disks
 	shareOptions
+	diskBootOptions
 	timeout cli.Duration // 0: none
 	engine  string
 	verify  int // 0: off
@@ -43,12 +44,20 @@ type runOptions struct {
 	command []string
 }
 
-// cmdline is the guest's command line.
-func (o *runOptions) cmdline() string {
+// cmdline is the guest's command line. It begins with what its disk says, so that
+// the console is ring3's serial port whatever that is: the last one named counts.
+func (o *runOptions) cmdline(fromDisk string) string {
+	beginning := defaultAppend
 	if o.bare {
-		return o.append
+		beginning = ""
 	}
-	return strings.TrimSpace(defaultAppend + " " + o.append)
+	var parts []string
+	for _, p := range []string{fromDisk, beginning, o.append} {
+		if p != "" {
+			parts = append(parts, p)
+		}
+	}
+	return strings.Join(parts, " ")
 }
 
 func newRunCommand() *cobra.Command {
@@ -70,7 +79,9 @@ Without --kernel the default kernel of the store is booted, which is fetched if
 the store is empty. Without --initrd the userland is BusyBox.
 
 A --disk is a raw image, or a qcow2 image if its name ends in .qcow2 or ,qcow2 is
-given. It is locked while the machine runs, so that no two write to the same. The
+given. It is locked while the machine runs, so that no two write to the same.
+
+` + diskBootHelp + ` The
 built-in userland loads the drivers for it if the kernel is of the
 store and has them as modules; another userland must bring them.
 
@@ -117,6 +128,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	f.Var(&o.memory, "memory", "guest memory `SIZE`")
 	f.Var(&o.disks, "disk", "disk image `FILE` as /dev/vda, then vdb, ...; FILE,ro: read-only;\nFILE,snapshot: writes are lost in the end; may be repeated")
 	o.shareOptions.addFlags(f)
+	o.diskBootOptions.addFlags(f)
 	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
 	f.StringVar(&o.engine, "engine", string(machine.EngineAuto), "`HOW` kernel code is executed: interp (interpreted, slow), translate, or auto:\ntranslate if the processor has BMI2")

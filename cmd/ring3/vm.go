@@ -9,7 +9,6 @@ import (
 
 	"ring3/internal/boot"
 	"ring3/internal/console"
-	"ring3/internal/disk"
 	"ring3/internal/initramfs"
 	"ring3/internal/kernelstore"
 	"ring3/internal/machine"
@@ -33,62 +32,86 @@ func run(ctx context.Context, o *runOptions) error {
 		return usageError("--tty: standard input is no terminal")
 	}
 	s := newSession(o)
-	cfg, err := s.prepare(ctx)
-	if err != nil {
-		return err
+	if err := s.prepare(ctx); err != nil {
+		return errors.Join(err, s.closeDisks())
 	}
-	m, err := newGuest(cfg)
+	m, err := newGuest(s.cfg)
 	if err != nil {
-		var input *machine.InputError
-		if errors.As(err, &input) {
-			return &statusError{statusUsage, err}
-		}
-		return asInput(err)
+		return errors.Join(inputError(err), s.closeDisks())
 	}
 	return s.run(ctx, m)
 }
 
+// inputError makes an error of newGuest about something that the user gave one of
+// input.
+func inputError(err error) error {
+	if input, ok := errors.AsType[*machine.InputError](err); ok {
+		return &statusError{statusUsage, input}
+	}
+	return asInput(err)
+}
+
 // prepare finds, or fetches, all that the machine is made of.
-func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
+func (s *session) prepare(ctx context.Context) (err error) {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	defer func() { err = signalled(ctx, err) }()
 	store, err := kernelstore.Open("")
 	if err != nil {
-		return cfg, err
+		return err
 	}
 	o := s.o
-	cfg = machine.Config{
-		CmdLine: o.cmdline(),
+	if err := o.checkFiles(store); err != nil {
+		return err
+	}
+	if err := s.openDisks(); err != nil {
+		return err
+	}
+	if err := s.findSystem(ctx); err != nil {
+		return err
+	}
+	s.cfg = machine.Config{
+		CmdLine: o.cmdline(""),
 		Memory:  uint64(o.memory),
 		CPUs:    o.cpus,
 		Initrd:  o.initrd,
 		Disks:   o.disks,
 		Shares:  o.devices(),
+		Images:  s.disks,
 		Cache:   store.Cache(),
 		Serial:  s.serial(),
 		Engine:  machine.Engine(o.engine),
 		Verify:  o.verify,
 		Timed:   o.stats,
 	}
-	if err := o.checkFiles(store); err != nil {
-		return cfg, err
+	if err := s.chooseKernel(ctx, store); err != nil {
+		return err
 	}
-	kernel, err := findKernel(ctx, store, o.kernel)
-	if err != nil {
-		return cfg, err
-	}
-	cfg.Kernel = kernel.Image
 	if o.trace != "" {
-		if s.trace, err = o.newTrace(cfg.Kernel, cfg.Cache); err != nil {
-			return cfg, err
+		if s.trace, err = o.newTrace(&s.cfg); err != nil {
+			return err
 		}
-		cfg.Trace = s.trace
+		s.cfg.Trace = s.trace
 	}
+	return nil
+}
+
+// chooseKernel adds kernel and initial RAM disk to the machine.
+func (s *session) chooseKernel(ctx context.Context, store *kernelstore.Store) error {
+	if s.system != nil {
+		s.bootSystem(&s.cfg)
+		return nil
+	}
+	kernel, err := findKernel(ctx, store, s.o.kernel)
+	if err != nil {
+		return err
+	}
+	s.cfg.Kernel = kernel.Image
 	if s.builtIn() {
-		cfg.InitrdData, err = s.userland(ctx, store, kernel)
+		s.cfg.Initrd = "the built-in userland"
+		s.cfg.InitrdData, err = s.userland(ctx, store, kernel)
 	}
-	return cfg, err
+	return err
 }
 
 // checkFiles looks at the files that the user named, before anything is fetched.
@@ -113,13 +136,6 @@ func (o *runOptions) checkFiles(store *kernelstore.Store) error {
 			return err
 		}
 		closer.Close()
-	}
-	for _, d := range o.disks {
-		img, err := disk.Open(d)
-		if err != nil {
-			return fmt.Errorf("--disk: %w", asInput(err))
-		}
-		defer img.Close() // not before the others are open: two may be the same file
 	}
 	return nil
 }
