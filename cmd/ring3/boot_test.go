@@ -62,6 +62,7 @@ type terminal struct {
 
 	mu     sync.Mutex
 	output bytes.Buffer
+	also   io.Writer // gets the output too, unless nil
 }
 
 func startOnTerminal(t *testing.T, rows, cols uint16, args ...string) *terminal {
@@ -102,7 +103,17 @@ func startOnTerminal(t *testing.T, rows, cols uint16, args ...string) *terminal 
 func (c *terminal) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.also != nil {
+		c.also.Write(p)
+	}
 	return c.output.Write(p)
+}
+
+// copyTo sends what comes from now on to w too.
+func (c *terminal) copyTo(w io.Writer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.also = w
 }
 
 func (c *terminal) resize(rows, cols uint16) {
