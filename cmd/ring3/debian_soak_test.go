@@ -13,7 +13,7 @@ import (
 
 // TestDebianBoots boots Debian 20 times in a row, from an image that stays.
 func TestDebianBoots(t *testing.T) {
-	image := copySparse(t, debianDisk(t))
+	image := copySparse(t, debianDisk(t), 0)
 	for i := range 20 {
 		start := time.Now()
 		c := startOnTerminal(t, 24, 80, "run", "--disk", image)
@@ -25,9 +25,10 @@ func TestDebianBoots(t *testing.T) {
 	}
 }
 
-// TestDebianPlug is TestPlug in the root file system of a Debian, 50 times.
+// TestDebianPlug is TestPlug in the root file system of a Debian, 50 times. The disk
+// has no partition table: e2fsck cannot replay a journal behind an offset.
 func TestDebianPlug(t *testing.T) {
-	image := copySparse(t, debianDisk(t))
+	image := copySparse(t, debianDisk(t), 1<<20)
 	random := rand.New(rand.NewSource(time.Now().UnixNano()))
 	for i := range 50 {
 		c := startOnTerminal(t, 24, 80, "run", "--disk", image)
@@ -41,19 +42,22 @@ func TestDebianPlug(t *testing.T) {
 			io.WriteString(c.slave, "\n"+pulled+"\n")
 		})
 		c.copyTo(io.Discard)
-		checkRecords(t, image+"?offset=1048576", "/root/log", last)
+		checkRecords(t, image, "/root/log", last)
 		t.Logf("%d: %d records", i+1, last+1)
 	}
 }
 
-// copySparse copies an image with its holes.
-func copySparse(t *testing.T, from string) (path string) {
+// copySparse copies an image from byte skip on, with its holes.
+func copySparse(t *testing.T, from string, skip int64) (path string) {
 	t.Helper()
 	src, err := os.Open(from)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer src.Close()
+	if _, err := src.Seek(skip, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
 	path = filepath.Join(t.TempDir(), "disk.img")
 	dst, err := os.Create(path)
 	if err != nil {
