@@ -66,8 +66,8 @@ func (s *session) findSystem(ctx context.Context) (err error) {
 	case errors.Is(err, diskboot.ErrNoSystem):
 		return nil
 	case err != nil:
-		if bad, ok := errors.AsType[*diskboot.Error](err); ok {
-			return usageError("--disk: %w (give --kernel; with --kernel cloud the disk is one for data)", bad)
+		if _, bad := errors.AsType[*diskboot.Error](err); bad {
+			return usageError("--disk: %w (give --kernel; with --kernel cloud the disk is one for data)", err)
 		}
 		return fmt.Errorf("--disk: %w", asInput(err))
 	}
@@ -80,7 +80,7 @@ func (s *session) bootSystem(cfg *machine.Config) {
 	cfg.CmdLine = s.o.cmdline(s.system.Args)
 	cfg.Kernel, cfg.KernelData = s.system.Kernel.Name, s.system.Kernel.Data
 	cfg.Initrd, cfg.InitrdData = s.system.Initrd.Name, s.system.Initrd.Data
-	s.system.Kernel.Data, s.system.Initrd.Data = nil, nil // the machine has its own copy soon
+	s.system.Kernel.Data, s.system.Initrd.Data = nil, nil // cfg has them
 }
 
 // reboots reports whether a machine that ended so is to start anew.

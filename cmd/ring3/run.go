@@ -76,18 +76,17 @@ not shown. SIGINT, SIGTERM and SIGHUP go to the command; the second one stops th
 machine.
 
 Without --kernel the default kernel of the store is booted, which is fetched if
-the store is empty. Without --initrd the userland is BusyBox.
+the store is empty, or what is installed on a disk. Without --initrd the userland is BusyBox.
 
 A --disk is a raw image, or a qcow2 image if its name ends in .qcow2 or ,qcow2 is
-given. It is locked while the machine runs, so that no two write to the same.
-
-` + diskBootHelp + ` The
+given. It is locked while the machine runs, so that no two write to the same. The
 built-in userland loads the drivers for it if the kernel is of the
 store and has them as modules; another userland must bring them.
 
 A --share is a directory of the host. With --root such a directory is the guest's
 root, and COMMAND, or a shell, runs in it. Root in the guest can do there what the
 caller of ring3 can do on the host.
+` + diskBootHelp + `
 
 SIGUSR1 prints the table of exits while the machine runs, on standard error.
 
@@ -98,6 +97,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
   truncate -s 1G data.img; ring3 run --disk data.img -- sh -c 'mke2fs /dev/vda && mount /dev/vda /mnt'
   ring3 run --root host -- make
   ring3 run --share src:/src,ro --share out:/out -- sh -c 'tar c /src >/out/src.tar'
+  ring3 run --disk debian.img
   ring3 run --kernel generic --memory 1G --timeout 60s -- dmesg
   ring3 run --trace memset,do_syscall_64+1f --trace-file list.txt -- true
   ring3 run --kernel bzImage --initrd root.cpio.gz --append "rdinit=/bin/sh"`,

@@ -39,6 +39,7 @@ func run(ctx context.Context, o *runOptions) error {
 	if err != nil {
 		return errors.Join(inputError(err), s.closeDisks())
 	}
+	s.cfg.KernelData, s.cfg.InitrdData = nil, nil // the machine has its own copy
 	return s.run(ctx, m)
 }
 
