@@ -60,6 +60,8 @@ type terminal struct {
 	cmd           *exec.Cmd
 	master, slave *os.File
 
+	patience time.Duration // how long to wait for some output
+
 	mu     sync.Mutex
 	output bytes.Buffer
 	also   io.Writer // gets the output too, unless nil
@@ -88,7 +90,7 @@ func startOnTerminal(t *testing.T, rows, cols uint16, args ...string) *terminal 
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &terminal{t: t, master: master, slave: slave}
+	c := &terminal{t: t, patience: 100 * time.Second, master: master, slave: slave}
 	c.resize(rows, cols)
 	c.cmd = &exec.Cmd{Path: self, Args: append([]string{"ring3"}, args...), Stdin: slave, Stdout: slave, Stderr: slave,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true}}
@@ -133,7 +135,7 @@ func (c *terminal) keys(s string) {
 // expect waits for s in the output and drops all up to its end.
 func (c *terminal) expect(s string) {
 	c.t.Helper()
-	for deadline := time.Now().Add(100 * time.Second); ; {
+	for deadline := time.Now().Add(c.patience); ; {
 		c.mu.Lock()
 		i := strings.Index(c.output.String(), s)
 		if i >= 0 {

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 // debianDisk returns the path of a disk with Debian installed on it, which it makes
@@ -27,9 +28,11 @@ func debianDisk(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
-// login waits for the login prompt and logs in.
+// login waits for the login prompt and logs in. A boot takes minutes on a machine
+// with a lot else to do.
 func (c *terminal) login() {
 	c.t.Helper()
+	c.patience = 5 * time.Minute
 	c.expect("debian login: ")
 	c.keys("root\r")
 	c.expect(prompt)
