@@ -18,9 +18,9 @@ type diskBootOptions struct {
 	noReboot bool
 }
 
-const diskBootHelp = `Without --kernel, --initrd and COMMAND, a first --disk with a partition table or
-with a kernel in /boot boots what is installed on it: the default entry of
-grub.cfg, else the newest kernel in /boot, with its initial RAM disk and root=
+const diskBootHelp = `Without --kernel, --initrd, --share, --root and COMMAND, a first --disk with a
+partition table or with a kernel in /boot boots what is installed on it: the
+default entry of grub.cfg, else the newest kernel in /boot, with its initial RAM disk and root=
 argument. Such a machine starts anew when the guest reboots, with --no-reboot it
 ends.`
 
@@ -30,7 +30,7 @@ func (o *diskBootOptions) addFlags(f *pflag.FlagSet) {
 
 // mayBootDisk reports whether the first disk is asked for a system.
 func (o *runOptions) mayBootDisk() bool {
-	return len(o.disks) > 0 && o.kernel == "" && o.initrd == "" && !o.noInitrd && len(o.command) == 0
+	return len(o.disks) > 0 && !o.shareOptions.any() && o.kernel == "" && o.initrd == "" && !o.noInitrd && len(o.command) == 0
 }
 
 // openDisks opens the disks, which stay open and locked until closeDisks, whatever
