@@ -6,9 +6,10 @@ RING3 := $(BIN)/ring3
 
 # What "make run" and "make test" need beside Go. The tests compare with
 # objdump, build small guests with gcc, check the ACPI tables with iasl, and
-# disks with e2fsck and qemu-img.
+# disks with e2fsck and qemu-img, and boot a Debian that mmdebstrap installs.
 RUN_PACKAGES  := apt
-TEST_PACKAGES := apt acpica-tools binutils busybox-static e2fsprogs gcc gcc-multilib libc6-dev qemu-utils
+TEST_PACKAGES := apt acpica-tools binutils busybox-static e2fsprogs fakechroot fakeroot fdisk gcc gcc-multilib libc6-dev \
+	mmdebstrap qemu-utils
 
 # What "make bench" measures with and beside ring3; what cannot be installed
 # is left out. gVisor is built from its Go module at this version.
@@ -55,8 +56,13 @@ test-deps:
 kernels: build
 	@$(RING3) kernel fetch --missing cloud generic >/dev/null || echo "guest kernels could not be fetched" >&2
 
+# A disk with Debian installed on it. Without it the tests that boot it make it.
+.PHONY: debian
+debian: test-deps ## make the disk with Debian that tests boot, 1 to 2 minutes at first
+	@test/debian/make-image
+
 .PHONY: test
-test: test-deps kernels ## run every test
+test: test-deps kernels debian ## run every test
 	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./...
 
 .PHONY: test-interp
@@ -87,6 +93,10 @@ bench: bench-deps kernels ## measure ring3 beside native, QEMU and others, into 
 .PHONY: soak
 soak: test-deps kernels ## boots and random code for a long time, about 30 minutes
 	$(GO) test -count=1 -v -tags soak -run 'TestBoots|TestRandomCodeLong' -timeout 60m ./test/boot
+
+.PHONY: soak-debian
+soak-debian: test-deps debian ## Debian booted 20 times, and killed 50 times while it writes; about 30 minutes
+	$(GO) test -count=1 -v -tags soak -run TestDebian -timeout 120m ./cmd/ring3
 
 # One machine under everything at once; SOAK_TIME=1h for longer, and
 # RING3_TEST_ENGINE=interp for the other engine.

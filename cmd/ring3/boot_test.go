@@ -60,8 +60,11 @@ type terminal struct {
 	cmd           *exec.Cmd
 	master, slave *os.File
 
+	patience time.Duration // how long to wait for some output
+
 	mu     sync.Mutex
 	output bytes.Buffer
+	also   io.Writer // gets the output too, unless nil
 }
 
 func startOnTerminal(t *testing.T, rows, cols uint16, args ...string) *terminal {
@@ -87,7 +90,7 @@ func startOnTerminal(t *testing.T, rows, cols uint16, args ...string) *terminal 
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &terminal{t: t, master: master, slave: slave}
+	c := &terminal{t: t, patience: 100 * time.Second, master: master, slave: slave}
 	c.resize(rows, cols)
 	c.cmd = &exec.Cmd{Path: self, Args: append([]string{"ring3"}, args...), Stdin: slave, Stdout: slave, Stderr: slave,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true}}
@@ -102,7 +105,17 @@ func startOnTerminal(t *testing.T, rows, cols uint16, args ...string) *terminal 
 func (c *terminal) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.also != nil {
+		c.also.Write(p)
+	}
 	return c.output.Write(p)
+}
+
+// copyTo sends what comes from now on to w too.
+func (c *terminal) copyTo(w io.Writer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.also = w
 }
 
 func (c *terminal) resize(rows, cols uint16) {
@@ -122,7 +135,7 @@ func (c *terminal) keys(s string) {
 // expect waits for s in the output and drops all up to its end.
 func (c *terminal) expect(s string) {
 	c.t.Helper()
-	for deadline := time.Now().Add(100 * time.Second); ; {
+	for deadline := time.Now().Add(c.patience); ; {
 		c.mu.Lock()
 		i := strings.Index(c.output.String(), s)
 		if i >= 0 {

@@ -83,7 +83,7 @@ func (s *session) shutDown(grace time.Duration, cause error) {
 	case s.host != nil:
 		s.host.PowerOff()
 	default:
-		s.m.PowerButton()
+		s.machine().PowerButton()
 	}
 	time.AfterFunc(grace, func() { s.stop(cause) })
 }
@@ -101,7 +101,7 @@ func (s *session) resize() {
 // showStats prints the table of exits while the machine runs.
 func (s *session) showStats() {
 	var b bytes.Buffer
-	if err := s.m.WriteStats(&b); err != nil {
+	if err := s.machine().WriteStats(&b); err != nil {
 		return
 	}
 	p := b.Bytes()

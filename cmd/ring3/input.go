@@ -16,11 +16,11 @@ func (s *session) startInput(ctx context.Context) {
 	switch {
 	case s.o.life.detach:
 	case s.term != nil && s.isJob():
-		go s.typeKeys(ctx, s.m.SerialWriter(1))
+		go s.typeKeys(ctx, &s.ports.job)
 	case s.term != nil:
-		go s.typeKeys(ctx, s.m.SerialWriter(0))
+		go s.typeKeys(ctx, keptLine{ctx, &s.ports.console})
 	case !s.isJob():
-		go s.pipeConsole(ctx, s.m.SerialWriter(0))
+		go s.pipeConsole(ctx, keptLine{ctx, &s.ports.console})
 	}
 }
 

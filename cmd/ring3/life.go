@@ -240,4 +240,4 @@ func (r remote) Resize(rows, cols int) {
 	}
 }
 
-func (r remote) Attach(conn net.Conn) { r.s.place.hub.Attach(conn, r.s.m.SerialWriter(0)) }
+func (r remote) Attach(conn net.Conn) { r.s.place.hub.Attach(conn, &r.s.ports.console) }

@@ -30,7 +30,8 @@ type runOptions struct {
 	cpus     int
 	disks    cli.Disks
 	shareOptions
-	net     netOptions
+	net netOptions
+	diskBootOptions
 	timeout cli.Duration // 0: none
 	life    lifeOptions
 	engine  string
@@ -45,12 +46,20 @@ type runOptions struct {
 	command []string
 }
 
-// cmdline is the guest's command line.
-func (o *runOptions) cmdline() string {
+// cmdline is the guest's command line. It begins with what its disk says, so that
+// the console is ring3's serial port whatever that is: the last one named counts.
+func (o *runOptions) cmdline(fromDisk string) string {
+	beginning := defaultAppend
 	if o.bare {
-		return o.append
+		beginning = ""
 	}
-	return strings.TrimSpace(defaultAppend + " " + o.append)
+	var parts []string
+	for _, p := range []string{fromDisk, beginning, o.append} {
+		if p != "" {
+			parts = append(parts, p)
+		}
+	}
+	return strings.Join(parts, " ")
 }
 
 func newRunCommand() *cobra.Command {
@@ -69,7 +78,7 @@ not shown. SIGINT, SIGTERM and SIGHUP go to the command; the second one stops th
 machine.
 
 Without --kernel the default kernel of the store is booted, which is fetched if
-the store is empty. Without --initrd the userland is BusyBox.
+the store is empty, or what is installed on a disk. Without --initrd the userland is BusyBox.
 
 A --disk is a raw image, or a qcow2 image if its name ends in .qcow2 or ,qcow2 is
 given. It is locked while the machine runs, so that no two write to the same. The
@@ -79,6 +88,8 @@ store and has them as modules; another userland must bring them.
 A --share is a directory of the host. With --root such a directory is the guest's
 root, and COMMAND, or a shell, runs in it. Root in the guest can do there what the
 caller of ring3 can do on the host.
+
+` + diskBootHelp + `
 
 With --detach the machine runs on in the background, and its name is printed:
 ring3 exec, logs, console, stop and rm are for it, ring3 ps lists all. A COMMAND
@@ -100,6 +111,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
   ring3 run --share src:/src,ro --share out:/out -- sh -c 'tar c /src >/out/src.tar'
   ring3 run --detach --name web; ring3 exec web -- uptime; ring3 stop web
   ring3 run --publish 8080:80 -- httpd -f -h /tmp
+  ring3 run --disk debian.img
   ring3 run --kernel generic --memory 1G --timeout 60s -- dmesg
   ring3 run --trace memset,do_syscall_64+1f --trace-file list.txt -- true
   ring3 run --kernel bzImage --initrd root.cpio.gz --append "rdinit=/bin/sh"`,
@@ -132,6 +144,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	o.shareOptions.addFlags(f)
 	o.life.flags(c)
 	o.net.add(f)
+	o.diskBootOptions.addFlags(f)
 	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
 	f.StringVar(&o.engine, "engine", string(machine.EngineAuto), "`HOW` kernel code is executed: interp (interpreted, slow), translate, or auto:\ntranslate if the processor has BMI2")

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"ring3/internal/console"
+	"ring3/internal/disk"
+	"ring3/internal/diskboot"
 	"ring3/internal/initramfs/guestjob"
 	"ring3/internal/machine"
 	"ring3/internal/trace"
@@ -27,17 +29,23 @@ const tailSize = 16 << 10
 type session struct {
 	o     *runOptions
 	place *place
-	m     guest
+	cfg   machine.Config
 	tail  *console.Tail
 	watch console.PanicWatch
 	quiet *quietClock    // of the console
 	host  *guestjob.Host // nil without the built-in userland
-	ports struct{ job, control lateWriter }
+	ports struct{ console, job, control lateWriter }
 	term  *console.Terminal           // nil unless raw
 	asked bool                        // a signal has asked for the end before
 	ender atomic.Pointer[signalError] // that signal, if the machine was to shut down
 	stop  context.CancelCauseFunc
 	trace *trace.Trace // nil unless wanted
+
+	disks  []disk.Image   // open until the last machine has ended
+	system *diskboot.Boot // what the first of them boots, nil if it does not
+
+	mu sync.Mutex
+	m  guest // changes when a system reboots
 }
 
 func newSession(p *place) *session {
@@ -57,7 +65,7 @@ func newSession(p *place) *session {
 func (s *session) isJob() bool { return len(s.o.command) > 0 }
 
 // builtIn reports whether the guest runs ring3's own userland.
-func (s *session) builtIn() bool { return s.o.initrd == "" && !s.o.noInitrd }
+func (s *session) builtIn() bool { return s.o.initrd == "" && !s.o.noInitrd && s.system == nil }
 
 // terminal reports whether the guest gets this process's terminal, raw.
 func (s *session) terminal() bool {
@@ -97,11 +105,27 @@ func (s *session) serial() (out [4]io.Writer) {
 // to somebody who does not read; then the process ends without it.
 const stopGrace = 5 * time.Second
 
-// run runs the machine m and closes it.
-func (s *session) run(ctx context.Context, m guest) error {
+// connect makes m the machine of the session.
+func (s *session) connect(m guest) {
+	s.mu.Lock()
 	s.m = m
+	s.mu.Unlock()
+	s.ports.console.set(m.SerialWriter(0))
 	s.ports.job.set(m.SerialWriter(1))
 	s.ports.control.set(m.SerialWriter(3))
+}
+
+// machine returns the machine of the session.
+func (s *session) machine() guest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m
+}
+
+// run runs the machine m, and those after it when a system reboots, and closes them
+// and the disks.
+func (s *session) run(ctx context.Context, m guest) error {
+	s.connect(m)
 	ctx, s.stop = context.WithCancelCause(ctx)
 	defer s.stop(nil)
 	if s.o.timeout > 0 {
@@ -151,7 +175,7 @@ func (s *session) run(ctx context.Context, m guest) error {
 
 // wait runs the machine, closes it and collects how it ended, and the table of
 // exits if that is wanted. Closing comes before judging: it sends the last of
-// the guest's output.
+// the guest's output. A machine that reboots is followed by the next.
 func (s *session) wait(ctx context.Context) (o outcome, table []byte) {
 	type end struct {
 		result machine.Result
@@ -161,11 +185,24 @@ func (s *session) wait(ctx context.Context) (o outcome, table []byte) {
 	done := make(chan *end, 1)
 	go func() {
 		e := new(end)
-		e.result, e.err = s.m.Run(ctx)
-		if s.o.stats {
-			e.err = errors.Join(e.err, s.m.WriteStats(&e.table))
+		for m := s.machine(); m != nil; {
+			e.result, e.err = m.Run(ctx)
+			if s.o.stats {
+				e.err = errors.Join(e.err, m.WriteStats(&e.table))
+			}
+			e.err = errors.Join(e.err, m.Close())
+			if !s.reboots(e.result, e.err) {
+				break
+			}
+			var err error
+			if m, err = s.restart(ctx, s.cfg); err != nil {
+				e.result.End = vcpu.Stopped
+				s.stop(err)
+				break
+			}
+			s.connect(m)
 		}
-		e.err = errors.Join(e.err, s.m.Close())
+		e.err = errors.Join(e.err, s.closeDisks())
 		done <- e
 	}()
 	// Without an end in time the machine counts as stopped.
@@ -200,28 +237,6 @@ func (s *session) printTail() {
 	if s.isJob() || s.term == nil {
 		printTail(os.Stderr, s.tail)
 	}
-}
-
-// lateWriter is a writer to a port of a machine that does not exist yet.
-type lateWriter struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-func (l *lateWriter) set(w io.Writer) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.w = w
-}
-
-func (l *lateWriter) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	w := l.w
-	l.mu.Unlock()
-	if w == nil {
-		return 0, io.ErrClosedPipe
-	}
-	return w.Write(p)
 }
 
 // outputWriter writes the guest's output to this process's. If that fails the

@@ -26,7 +26,8 @@ const (
 
 // statusHelp is the table of exit statuses for the help text.
 const statusHelp = `Exit status:
-  0        the guest switched off or rebooted, or Ctrl-A x stopped it
+  0        the guest switched off, rebooted (unless that boots a disk again), or
+           Ctrl-A x stopped it
   0-255    with a COMMAND: its status, 128+N if signal N ended it in the guest
   2        bad usage or input; nothing was started
   120      the guest kernel panicked

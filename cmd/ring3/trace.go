@@ -11,16 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ring3/internal/boot"
+	"ring3/internal/machine"
 	"ring3/internal/symbols"
 	"ring3/internal/trace"
 )
 
-// newTrace is the trace that --trace asks for, of the kernel in a file.
-func (o *runOptions) newTrace(kernel string, cache boot.Cache) (*trace.Trace, error) {
+// newTrace is the trace that --trace asks for, of a machine's kernel.
+func (o *runOptions) newTrace(cfg *machine.Config) (*trace.Trace, error) {
 	if err := checkTraceFile(o.traceFile); err != nil {
 		return nil, err
 	}
-	table, terr := o.kernelSymbols(kernel, cache)
+	table, terr := o.kernelSymbols(cfg)
 	if terr != nil && o.symbols != "" {
 		return nil, terr
 	}
@@ -33,7 +34,7 @@ func (o *runOptions) newTrace(kernel string, cache boot.Cache) (*trace.Trace, er
 
 // kernelSymbols reads the symbols of a kernel: those that the user names, a
 // System.map beside the kernel, or the kernel's own.
-func (o *runOptions) kernelSymbols(kernel string, cache boot.Cache) (*symbols.Table, error) {
+func (o *runOptions) kernelSymbols(cfg *machine.Config) (*symbols.Table, error) {
 	if o.symbols != "" {
 		t, err := readSymbols(o.symbols)
 		if err != nil {
@@ -41,7 +42,7 @@ func (o *runOptions) kernelSymbols(kernel string, cache boot.Cache) (*symbols.Ta
 		}
 		return t, nil
 	}
-	dir, base := filepath.Split(kernel)
+	dir, base := filepath.Split(cfg.Kernel)
 	names := []string{"System.map"}
 	if _, release, ok := strings.Cut(base, "-"); ok {
 		names = []string{"System.map-" + release, "System.map"}
@@ -52,18 +53,18 @@ func (o *runOptions) kernelSymbols(kernel string, cache boot.Cache) (*symbols.Ta
 			return t, nil
 		}
 	}
-	f, closer, err := boot.OpenFile(kernel)
+	f, closeFile, err := cfg.OpenKernel()
 	if err != nil {
 		return nil, err
 	}
-	defer closer.Close()
-	image, err := boot.Image(f, cache)
+	defer closeFile()
+	image, err := boot.Image(f, cfg.Cache)
 	if err != nil {
 		return nil, err
 	}
 	t, err := symbols.FromKernel(image)
 	if err != nil {
-		return nil, usageError("--trace: %s: %w (use START-END, or --symbols with a System.map or a saved /proc/kallsyms)", kernel, err)
+		return nil, usageError("--trace: %s: %w (use START-END, or --symbols with a System.map or a saved /proc/kallsyms)", cfg.Kernel, err)
 	}
 	return t, nil
 }

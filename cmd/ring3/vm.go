@@ -10,7 +10,6 @@ import (
 	"ring3/internal/boot"
 	"ring3/internal/cli"
 	"ring3/internal/console"
-	"ring3/internal/disk"
 	"ring3/internal/initramfs"
 	"ring3/internal/kernelstore"
 	"ring3/internal/machine"
@@ -51,77 +50,114 @@ func run(ctx context.Context, o *runOptions) error {
 // run builds the machine and runs it.
 func (p *place) run(ctx context.Context) error {
 	s := newSession(p)
-	cfg, err := s.prepare(ctx)
-	if err != nil {
-		return err
+	if err := s.prepare(ctx); err != nil {
+		return errors.Join(err, s.closeDisks())
 	}
-	m, err := newGuest(cfg)
+	m, err := newMachine(s.cfg)
 	if err != nil {
-		closeNet(cfg)
-		var input *machine.InputError
-		if errors.As(err, &input) {
-			return &statusError{statusUsage, err}
-		}
-		return asInput(err)
+		return errors.Join(err, s.closeDisks())
 	}
+	s.cfg.KernelData, s.cfg.InitrdData = nil, nil // the machine has its own copy
 	return s.run(ctx, m)
 }
 
+// newMachine builds a machine, or closes its network.
+func newMachine(cfg machine.Config) (guest, error) {
+	m, err := newGuest(cfg)
+	if err != nil {
+		closeNet(cfg)
+		return nil, inputError(err)
+	}
+	return m, nil
+}
+
+// inputError makes an error of newGuest about something that the user gave one of
+// input.
+func inputError(err error) error {
+	if input, ok := errors.AsType[*machine.InputError](err); ok {
+		return &statusError{statusUsage, input}
+	}
+	return asInput(err)
+}
+
 // prepare finds, or fetches, all that the machine is made of.
-func (s *session) prepare(ctx context.Context) (cfg machine.Config, err error) {
+func (s *session) prepare(ctx context.Context) (err error) {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	defer func() { err = signalled(ctx, err) }()
 	store, err := kernelstore.Open("")
 	if err != nil {
-		return cfg, err
+		return err
 	}
 	o := s.o
-	cfg = machine.Config{
-		CmdLine: o.cmdline(),
+	if err := o.checkFiles(store); err != nil {
+		return err
+	}
+	if err := s.openDisks(); err != nil {
+		return err
+	}
+	if err := s.findSystem(ctx); err != nil {
+		return err
+	}
+	network, err := o.net.open(s.isJob())
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			closeNet(s.cfg)
+		}
+	}()
+	s.cfg = machine.Config{
+		CmdLine: o.cmdline(""),
 		Memory:  uint64(o.memory),
 		CPUs:    o.cpus,
 		Initrd:  o.initrd,
 		Disks:   o.disks,
 		Shares:  o.devices(),
+		Images:  s.disks,
+		Net:     network,
 		Cache:   store.Cache(),
 		Serial:  s.serial(),
 		Engine:  machine.Engine(o.engine),
 		Verify:  o.verify,
 		Timed:   o.stats,
 	}
-	if err := o.checkFiles(store); err != nil {
-		return cfg, err
+	if s.cfg.Vsock, err = s.place.vsock(); err != nil {
+		return err
 	}
-	if cfg.Net, err = o.net.open(s.isJob()); err != nil {
-		return cfg, err
-	}
-	defer func() {
-		if err != nil {
-			closeNet(cfg)
-		}
-	}()
-	kernel, err := findKernel(ctx, store, o.kernel)
-	if err != nil {
-		return cfg, err
-	}
-	cfg.Kernel = kernel.Image
-	s.place.state.Kernel = kernel.Name
-	if cfg.Vsock, err = s.place.vsock(); err != nil {
-		return cfg, err
+	if err := s.chooseKernel(ctx, store); err != nil {
+		return err
 	}
 	if o.trace != "" {
-		if s.trace, err = o.newTrace(cfg.Kernel, cfg.Cache); err != nil {
-			return cfg, err
+		if s.trace, err = o.newTrace(&s.cfg); err != nil {
+			return err
 		}
-		cfg.Trace = s.trace
+		s.cfg.Trace = s.trace
 	}
+	return nil
+}
+
+// chooseKernel adds kernel and initial RAM disk to the machine.
+func (s *session) chooseKernel(ctx context.Context, store *kernelstore.Store) error {
+	state := &s.place.state
+	if s.system != nil {
+		state.Kernel, state.NoAgent = s.system.Kernel.Name, "it is a system of its own, booted from its disk"
+		s.bootSystem(&s.cfg)
+		return nil
+	}
+	kernel, err := findKernel(ctx, store, s.o.kernel)
+	if err != nil {
+		return err
+	}
+	s.cfg.Kernel, state.Kernel = kernel.Image, kernel.Name
 	if !s.builtIn() {
-		s.place.state.NoAgent = "its userland is not ring3's own (--initrd)"
-	} else {
-		cfg.InitrdData, err = s.userland(ctx, store, kernel)
+		state.NoAgent = "its userland is not ring3's own (--initrd)"
+		return nil
 	}
-	return cfg, err
+	s.cfg.Initrd = "the built-in userland"
+	s.cfg.InitrdData, err = s.userland(ctx, store, kernel)
+	return err
 }
 
 // checkFiles looks at the files that the user named, before anything is fetched.
@@ -146,13 +182,6 @@ func (o *runOptions) checkFiles(store *kernelstore.Store) error {
 			return err
 		}
 		closer.Close()
-	}
-	for _, d := range o.disks {
-		img, err := disk.Open(d)
-		if err != nil {
-			return fmt.Errorf("--disk: %w", asInput(err))
-		}
-		defer img.Close() // not before the others are open: two may be the same file
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package machine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -44,8 +45,9 @@ const (
 // Config describes a machine.
 type Config struct {
 	Kernel     string // path of a bzImage or ELF vmlinux
-	Initrd     string // path, empty for none or InitrdData
-	InitrdData []byte
+	KernelData []byte // the kernel itself; Kernel is only its name then, for messages
+	Initrd     string // path, empty for none
+	InitrdData []byte // the initrd itself; Initrd is only its name then
 	CmdLine    string
 	Memory     uint64 // bytes of RAM, a multiple of 4096
 	CPUs       int
@@ -55,6 +57,7 @@ type Config struct {
 	Shares     []Share        // at most MaxShares
 	Vsock      *vsock.Config  // a socket device; nil for none
 	Net        *vnet.Config   // nil for no network; the machine closes its port, once New has succeeded
+	Images     []disk.Image   // those disks, opened already; the caller closes them when the machine is closed. nil: the machine opens and closes them
 	Engine     Engine         // how kernel code is executed; "" is EngineAuto
 	Verify     int            // compare kernel code with the interpreter: 0 none, 1 all, or in bursts after so many exits; implies EngineTranslate
 	Trace      *trace.Trace   // lists translations; nil for none; implies EngineTranslate
@@ -104,6 +107,8 @@ func (cfg *Config) check() error {
 		return &InputError{fmt.Sprintf("memory: %d bytes are not a multiple of 4096", cfg.Memory)}
 	case cfg.CPUs < 1 || cfg.CPUs > MaxCPUs:
 		return &InputError{fmt.Sprintf("cpus: %d, this version runs %d virtual CPU", cfg.CPUs, MaxCPUs)}
+	case cfg.Images != nil && len(cfg.Images) != len(cfg.Disks):
+		return &InputError{fmt.Sprintf("disks: %d, and %d images", len(cfg.Disks), len(cfg.Images))}
 	case len(cfg.Disks) > MaxDisks:
 		return &InputError{fmt.Sprintf("disks: %d are too many, at most %d", len(cfg.Disks), MaxDisks)}
 	case len(cfg.Shares) > MaxShares:
@@ -227,16 +232,16 @@ func (m *Machine) load(cfg Config) (boot.Entry, error) {
 	if err := m.mem.WriteAt(tables, acpi.Base); err != nil {
 		return boot.Entry{}, err
 	}
-	kernel, kc, err := boot.OpenFile(cfg.Kernel)
+	kernel, closeKernel, err := cfg.OpenKernel()
 	if err != nil {
 		return boot.Entry{}, err
 	}
-	defer kc.Close()
+	defer closeKernel()
 	bc := boot.Config{Kernel: kernel, Cmdline: cfg.CmdLine, RSDP: rsdp, Cache: cfg.Cache, Seed: make([]byte, 64)}
 	rand.Read(bc.Seed)
 	switch {
 	case cfg.InitrdData != nil:
-		bc.Initrd = boot.File{Name: "built-in userland", Data: bytes.NewReader(cfg.InitrdData), Size: int64(len(cfg.InitrdData))}
+		bc.Initrd = inMemory(cmp.Or(cfg.Initrd, "initrd"), cfg.InitrdData)
 	case cfg.Initrd != "":
 		f, c, err := boot.OpenFile(cfg.Initrd)
 		if err != nil {
@@ -246,6 +251,22 @@ func (m *Machine) load(cfg Config) (boot.Entry, error) {
 		bc.Initrd = f
 	}
 	return boot.Load(m.mem, bc)
+}
+
+// OpenKernel opens the kernel. Errors are *boot.InputError.
+func (cfg *Config) OpenKernel() (f boot.File, closeFile func() error, err error) {
+	if cfg.KernelData != nil {
+		return inMemory(cfg.Kernel, cfg.KernelData), func() error { return nil }, nil
+	}
+	f, c, err := boot.OpenFile(cfg.Kernel)
+	if err != nil {
+		return f, nil, err
+	}
+	return f, c.Close, nil
+}
+
+func inMemory(name string, b []byte) boot.File {
+	return boot.File{Name: name, Data: bytes.NewReader(b), Size: int64(len(b))}
 }
 
 // Run runs the machine until the guest ends it or ctx is cancelled. It can be

@@ -19,7 +19,7 @@ func (m *Machine) plugVirtio(host *pci.Host, cfg Config) error {
 		return err
 	}
 	for i, o := range cfg.Disks {
-		img, err := disk.Open(o)
+		img, err := cfg.image(i)
 		if err != nil {
 			return err
 		}
@@ -48,6 +48,20 @@ func (m *Machine) plugVirtio(host *pci.Host, cfg Config) error {
 	}
 	return nil
 }
+
+// image opens disk i.
+func (cfg *Config) image(i int) (disk.Image, error) {
+	if cfg.Images == nil {
+		return disk.Open(cfg.Disks[i])
+	}
+	return borrowed{cfg.Images[i]}, nil
+}
+
+// borrowed is an image that outlives the machine.
+type borrowed struct{ disk.Image }
+
+// Close implements disk.Image.
+func (borrowed) Close() error { return nil }
 
 // stopped calls fn while no guest code runs. Once the machine has ended that is
 // on the caller's goroutine, of which there may be several.

@@ -29,8 +29,8 @@ type Port struct {
 
 var _ vnet.Port = (*Port)(nil)
 
-// Open takes over descriptor fd, which must be neither a stream nor a tap device
-// that puts other bytes before frames. On an error fd is not closed.
+// Open uses descriptor fd, which stays open and must be neither a stream nor a tap device
+// that puts other bytes before frames.
 func Open(fd int) (*Port, error) {
 	p := &Port{}
 	if kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err == nil {
@@ -50,7 +50,12 @@ func Open(fd int) (*Port, error) {
 		return nil, err
 	}
 	unix.CloseOnExec(fd)
-	p.file = os.NewFile(uintptr(fd), fmt.Sprintf("fd %d", fd))
+	// The port has a descriptor of its own: another machine may follow.
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	p.file = os.NewFile(uintptr(own), fmt.Sprintf("fd %d", fd))
 	conn, err := p.file.SyscallConn()
 	p.conn = conn
 	return p, err
