@@ -52,6 +52,11 @@ func (e *Engine) pageFault(s *space, cr2 uint64, code uint32) (x Exit, resume bo
 // mapFault maps the page at gva, whose translation for the access acc is t,
 // and present neighbours that fit.
 func (e *Engine) mapFault(s *space, gva uint64, t mmu.Translation, acc mmu.Access) error {
+	if e.sites.beside(gva) {
+		if err := e.dropSites(); err != nil {
+			return err
+		}
+	}
 	gpa := t.GPA &^ (x86.PageSize - 1)
 	old := s.get(gva)
 	ent := entPresent | entry(gpa)
@@ -294,6 +299,7 @@ func (e *Engine) evict(s *space) error {
 // is mapped then, without a second host fault.
 func (e *Engine) MapHint(gva uint64, code uint32) {
 	e.hint, e.hintFor, e.hasHint = gva, access(code), true
+	e.sites.near = e.sites.near || e.sites.beside(gva)
 }
 
 // access is what was tried, by the error code of a page fault in user code.

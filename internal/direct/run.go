@@ -51,7 +51,7 @@ func (e *Engine) run() Exit {
 			return Exit{Kind: ExitDied, Err: err}
 		}
 	}
-	if s.stale && e.sitesCollide() {
+	if e.sites.near && !e.sites.off || s.stale && e.sitesCollide() {
 		if err := e.dropSites(); err != nil {
 			return e.died(s, err)
 		}

@@ -36,6 +36,10 @@ const (
 	sitesReturns  = sitesShared
 	sitesSize     = sitesReturns + x86.PageSize
 
+	// Programs have memory from 2 MiB on, klibc's, or from 4 MiB.
+	lowest    = 1 << 20
+	lowRegion = 2 << 20
+
 	hotSite  = 4       // traps after which a site is patched
 	coldSite = 255     // heat of one that cannot be
 	maxHeat  = 1 << 12 // sites counted
@@ -54,7 +58,8 @@ type jump struct {
 // sites are the patched system calls of an engine.
 type sites struct {
 	base uint64 // of the low area
-	off  bool   // a guest has memory there
+	off  bool   // a guest has memory nearby
+	near bool   // so it seems
 	heat map[uint64]uint8
 	free []uint16
 }
@@ -63,7 +68,7 @@ func (e *Engine) newSites() error {
 	var r uint64
 	random(&r)
 	s := &e.sites
-	s.base = 0x10_0000 + r%0x20_0000&^(x86.PageSize-1)
+	s.base = lowest + r%(lowRegion-lowest-sitesSize)&^(x86.PageSize-1)
 	s.heat = map[uint64]uint8{}
 	b := make([]byte, sitesShared)
 	for i := range maxSites {
@@ -86,6 +91,10 @@ func (e *Engine) newSites() error {
 func (s *sites) within(gva uint64) bool {
 	return s.base != 0 && !s.off && gva-s.base < sitesSize
 }
+
+// beside reports whether an address is so close to the low area that a program
+// with memory there may have some in the area. Reads of the area do not fault.
+func (s *sites) beside(gva uint64) bool { return s.base != 0 && !s.off && gva < lowRegion }
 
 // mapSites stages the mapping of the low area.
 func (p *proc) mapSites() error {
@@ -292,14 +301,15 @@ func (e *Engine) releaseSites(p *codePage) {
 	p.jumps = nil
 }
 
-// sitesCollide reports whether the guest has memory of its own in the low
+// sitesCollide reports whether the guest has memory of its own beside the low
 // area; see collides.
 func (e *Engine) sitesCollide() bool {
 	if e.sites.off {
 		return false
 	}
-	for gva := e.sites.base; gva < e.sites.base+sitesSize; gva += x86.PageSize {
-		if t, ok := e.table(gva); ok && t.pte(index(gva)) != 0 {
+	t, ok := e.table(e.sites.base)
+	for i := 0; ok && i < lowRegion/x86.PageSize; i++ {
+		if t.pte(i) != 0 {
 			return true
 		}
 	}

@@ -121,6 +121,27 @@ func TestPatchedSyscallTwice(t *testing.T) {
 	}
 }
 
+// TestSitesBeside has a program that has memory below 2 MiB read more of it,
+// where the low area is: it must not find that.
+func TestSitesBeside(t *testing.T) {
+	g := newGuest(t, siteCodePage(), Config{})
+	for range 10 {
+		g.want(ExitSyscall)
+		g.finishSyscall(0)
+	}
+	area := g.e.sites.base
+	if area < 1<<20 || area+sitesSize > 2<<20 {
+		t.Fatalf("the low area is at %#x", area)
+	}
+	// mov rcx, [rdi]; hlt
+	g.mapPage(0x80000, g.page([]byte{0x48, 0x8b, 0x0f, 0xf4}), pteUser|x86.PTEAccessed)
+	g.st.RIP, g.st.GPR[x86.RDI] = 0x80000, area+sitesCode
+	x := g.e.Run()
+	if x.Kind != ExitException || x.Vector != x86.VecPF || x.CR2 != area+sitesCode {
+		t.Errorf("exit %+v at %#x, rcx %#x", x, g.st.RIP, g.st.GPR[x86.RCX])
+	}
+}
+
 // TestSitesCollide maps guest memory where the low area is.
 func TestSitesCollide(t *testing.T) {
 	g := newGuest(t, siteCodePage(), Config{})
