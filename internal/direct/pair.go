@@ -222,6 +222,7 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 	start := host.TSC()
 	found := host.SpinUntil(&hd.Event, 1, kernel.spinFor(h.spin.budget(e.microsecond)))
 	var since time.Time
+	var userRan, kernelRan time.Duration // see hadTime
 	swallowed := 0
 	for {
 		atomic.SwapUint32(&hd.Event, 0)
@@ -268,8 +269,10 @@ func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 			since, swallowed = time.Time{}, 0
 			continue
 		}
-		if swallowed++; atomic.LoadUint32(&user.ctl.Kicked) == 0 || atomic.LoadUint32(&kernel.ctl.Kicked) == 0 {
+		if atomic.LoadUint32(&user.ctl.Kicked) == 0 || atomic.LoadUint32(&kernel.ctl.Kicked) == 0 {
 			swallowed = 0
+		} else if user.hadTime(&userRan) && kernel.hadTime(&kernelRan) {
+			swallowed++
 		}
 		if since.IsZero() {
 			since = time.Now()

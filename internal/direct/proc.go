@@ -50,7 +50,7 @@ const hangLimit = 10 * time.Second
 
 // maxSwallowed is how many naps in a row a stub may let pass, kicked in each
 // of them, with the kick noticed by stub code but not obeyed. An honest stub
-// obeys within a microsecond; one into whose waiting loop the guest has jumped
+// obeys within a microsecond of its own time; one into whose waiting loop the guest has jumped
 // never does.
 const maxSwallowed = 25
 
@@ -158,7 +158,8 @@ func (p *proc) wait(running bool) error {
 		}
 		e.stats.SpinMisses++
 	}
-	var since time.Time // when the stub was first asked to come back
+	var since time.Time   // when the stub was first asked to come back
+	var ran time.Duration // see hadTime
 	swallowed := 0
 	for {
 		atomic.SwapUint32(&c.MonSleeps, 1)
@@ -181,8 +182,10 @@ func (p *proc) wait(running bool) error {
 		} else if time.Since(since) > hangLimit || swallowed > maxSwallowed {
 			return fmt.Errorf("%w: it does not stop", errDied)
 		}
-		if swallowed++; atomic.LoadUint32(&c.Kicked) == 0 {
+		if atomic.LoadUint32(&c.Kicked) == 0 {
 			swallowed = 0
+		} else if p.hadTime(&ran) {
+			swallowed++
 		}
 		if running {
 			e.kick.send(true) // a hostile guest may have swallowed the last one
@@ -191,6 +194,20 @@ func (p *proc) wait(running bool) error {
 	atomic.StoreUint32(&c.MonSleeps, 0)
 	p.unproven++
 	return nil
+}
+
+// hadTime reports whether a stub has had time to obey a kick since it was asked
+// last: it has run, or it sleeps. On a busy host it may wait for a processor, and
+// somebody may have stopped it. ran is for the next time.
+func (p *proc) hadTime(ran *time.Duration) bool {
+	state, err := host.State(p.pid)
+	if err != nil {
+		return true
+	}
+	now, _, err := host.SchedStat(p.pid)
+	before := *ran
+	*ran = now
+	return err != nil || state == 'S' || state == 'R' && before != 0 && now-before > 100*time.Microsecond
 }
 
 func statusText(st unix.WaitStatus) string {

@@ -26,6 +26,20 @@ func SchedStat(pid int) (ran, waited time.Duration, err error) {
 	return time.Duration(r), time.Duration(w), errors.Join(err, err2)
 }
 
+// State is what a single-threaded process does, as proc_pid_stat(5) has it: 'R'
+// it runs or waits for a processor, 'S' it sleeps, 'T' it was stopped.
+func State(pid int) (byte, error) {
+	f, err := procFields(pid, "stat")
+	if err != nil {
+		return 0, err
+	}
+	// The name in field 2 is a stub's, without spaces.
+	if len(f) < 3 || len(f[2]) != 1 {
+		return 0, errors.New("stat: no state")
+	}
+	return f[2][0], nil
+}
+
 // LastCPU is the processor that a single-threaded process last ran on.
 func LastCPU(pid int) (int, error) {
 	f, err := procFields(pid, "stat")
