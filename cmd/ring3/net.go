@@ -29,7 +29,7 @@ of your own making: an open tap device, or a socket with a frame in each message
 
 func (o *netOptions) add(f *pflag.FlagSet) {
 	f.Var(&o.kind, "net", "network `KIND`: user, none, or fd:N, a tap device or a SOCK_SEQPACKET or SOCK_DGRAM socket\nthat descriptor N is (default: user with a console or --publish, none with a COMMAND)")
-	f.Var(&o.publish, "publish", "reach GUESTPORT at HOSTPORT, `[HOSTADDR:]HOSTPORT:GUESTPORT[/udp]`, at 127.0.0.1 unless\nHOSTADDR is given; may be repeated")
+	f.Var(&o.publish, "publish", "reach a port of the guest on the host: `PORTS` is [HOSTADDR:]HOSTPORT:GUESTPORT[/udp],\nHOSTADDR 127.0.0.1 unless given; may be repeated")
 }
 
 // mode is the network that the machine gets.
