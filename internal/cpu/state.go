@@ -109,6 +109,26 @@ func (s *State) Reset() {
 	s.GDTR.Limit, s.IDTR.Limit = 0xffff, 0xffff
 }
 
+// Init puts s in the state after INIT: that after RESET#, but the cache control
+// bits of CR0, XCR0 and the model-specific registers stay (SDM vol. 3A, table
+// 10-1). IA32_EFER does not, as AMD has it (APM vol. 2, table 14-1).
+func (s *State) Init() {
+	old := *s
+	s.Reset()
+	s.CR0 = x86.CR0ET | old.CR0&(x86.CR0NW|x86.CR0CD)
+	s.XCR0, s.PAT, s.TSCAux = old.XCR0, old.PAT, old.TSCAux
+	s.STAR, s.LSTAR, s.CSTAR, s.SFMASK, s.KernelGSBase = old.STAR, old.LSTAR, old.CSTAR, old.SFMASK, old.KernelGSBase
+	s.SysenterCS, s.SysenterESP, s.SysenterEIP = old.SysenterCS, old.SysenterESP, old.SysenterEIP
+}
+
+// StartUp is the effect of a start-up IPI on a processor that waits for one
+// after RESET# or INIT: real mode at the physical address page<<12 (SDM vol. 3A,
+// section 9.4.4.2).
+func (s *State) StartUp(page uint8) {
+	s.Seg[x86.CS].Sel, s.Seg[x86.CS].Base = uint16(page)<<8, uint64(page)<<12
+	s.RIP = 0
+}
+
 // LongMode reports IA32_EFER.LMA: 64-bit or compatibility mode.
 func (s *State) LongMode() bool { return s.EFER&x86.EFERLMA != 0 }
 

@@ -18,6 +18,11 @@ import (
 type Config struct {
 	Mem   *guestmem.Memory
 	State *cpu.State
+	// CPU is the number of the virtual CPU, below guestmem.Annexes.
+	CPU int
+	// Beside is another engine of the machine, nil for none: one thread runs the
+	// two in turn.
+	Beside *Engine
 	// MaxStubs bounds the stub processes, the zygote not counted: 64.
 	MaxStubs int
 	// MaxMaps bounds the mappings of one stub: half of vm.max_map_count.
@@ -90,6 +95,9 @@ type Engine struct {
 // New makes an engine. The first stub is started by the first Run.
 func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, mem: cfg.Mem, state: cfg.State, walk: mmu.Walker{Mem: cfg.Mem}, spaces: map[uint64]*space{}, kick: &kicker{}, near: &near{}}
+	if cfg.Beside != nil {
+		e.near = cfg.Beside.near
+	}
 	host.KeepProcs(1)
 	if e.cfg.MaxStubs == 0 {
 		e.cfg.MaxStubs = 64
@@ -181,6 +189,15 @@ func (e *Engine) Close() error {
 	}
 	e.spawner.close()
 	return errors.Join(e.slots.close(), e.code.close())
+}
+
+// Rest makes sure that no guest code runs in the stub that ran last, not even
+// if it lies, and has it sleep: the thread is going to run another virtual CPU.
+func (e *Engine) Rest() {
+	e.settle()
+	if e.cur != nil {
+		e.cur.p.quiet()
+	}
 }
 
 // Leave gives the calling thread back the processors that Run has bound it to

@@ -34,9 +34,10 @@ type pair struct {
 	entry faultEntry
 }
 
-// Pair lets two engines of the same virtual CPU hand over to each other.
+// Pair lets two engines of the same virtual CPU hand over to each other, through
+// the annex of guest memory that has its number.
 func Pair(u *Engine, k *Kernel) {
-	h := &pair{u: u, k: k, h: (*stub.Handoff)(unsafe.Pointer(&u.mem.Annex()[0]))}
+	h := &pair{u: u, k: k, h: (*stub.Handoff)(unsafe.Pointer(&u.mem.Annex(u.cfg.CPU)[0]))}
 	h.spin.max = u.spinRun.max
 	u.pair, k.pair, k.e.pair = h, h, h
 	k.e.kick, k.e.near = u.kick, u.near

@@ -77,7 +77,7 @@ func (e *Engine) startZygote() error {
 	if z.prog, err = stub.Build(e.pickBase(), e.xmask, uint32(e.xsize), bt.Delta, bt.Lowest); err != nil {
 		return err
 	}
-	image, err := stub.Image(z.prog, &z.secrets, os.Getpid(), len(e.slots.proofs), e.cpuidTrap, e.mem.Size(), e.code.answers)
+	image, err := stub.Image(z.prog, &z.secrets, os.Getpid(), len(e.slots.proofs), e.cpuidTrap, e.mem.AnnexAt(e.cfg.CPU), e.code.answers)
 	if err != nil {
 		return err
 	}

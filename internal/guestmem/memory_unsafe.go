@@ -32,6 +32,11 @@ const (
 	PageStubWrite = 1 << 1 // mapped writable in some stub
 )
 
+// Annexes is the number of pages that Annex has.
+const Annexes = 8
+
+const annexSize = Annexes * x86.PageSize
+
 // ErrRange is returned for guest-physical addresses outside RAM.
 var ErrRange = errors.New("guest-physical address outside RAM")
 
@@ -52,8 +57,7 @@ type CodeUser interface {
 type Memory struct {
 	fd     int
 	data   []byte
-	behind []byte // what follows in the memfd: annex and flags
-	annex  []byte
+	behind []byte // what follows in the memfd: annexes and flags
 	low    uint64 // bytes below HoleStart
 	flags  []uint8
 	users  []CodeUser
@@ -69,7 +73,7 @@ func New(size uint64) (*Memory, error) {
 		return nil, fmt.Errorf("memfd_create for guest memory: %w", err)
 	}
 	flags := (size/x86.PageSize + x86.PageSize - 1) &^ (x86.PageSize - 1)
-	if err := unix.Ftruncate(fd, int64(size+x86.PageSize+flags)); err != nil {
+	if err := unix.Ftruncate(fd, int64(size+annexSize+flags)); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("ftruncate guest memory to %d bytes: %w", size, err)
 	}
@@ -84,20 +88,20 @@ func New(size uint64) (*Memory, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("mmap %d bytes of guest memory: %w", size, err)
 	}
-	behind, err := unix.Mmap(fd, int64(size), int(x86.PageSize+flags), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	behind, err := unix.Mmap(fd, int64(size), int(annexSize+flags), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("mmap the pages behind guest memory: %w", err), unix.Munmap(data), unix.Close(fd))
 	}
 	return &Memory{
 		fd: fd, data: data, behind: behind, low: min(size, HoleStart),
-		annex: behind[:x86.PageSize], flags: behind[x86.PageSize:][:size/x86.PageSize],
+		flags: behind[annexSize:][:size/x86.PageSize],
 	}, nil
 }
 
 // Close gives the memory back.
 func (m *Memory) Close() error {
 	err := errors.Join(unix.Munmap(m.data), unix.Munmap(m.behind))
-	m.data, m.behind, m.annex, m.flags = nil, nil, nil, nil
+	m.data, m.behind, m.flags = nil, nil, nil
 	return errors.Join(err, unix.Close(m.fd))
 }
 
@@ -107,15 +111,18 @@ func (m *Memory) FD() int { return m.fd }
 // Size is the amount of RAM in bytes.
 func (m *Memory) Size() uint64 { return uint64(len(m.data)) }
 
-// Annex is a page behind RAM in the same memfd, at the offset Size, that is no
-// memory of the guest: what has the descriptor can share it.
-func (m *Memory) Annex() []byte { return m.annex }
+// Annex is page i, below Annexes, of those behind RAM in the same memfd that
+// are no memory of the guest: what has the descriptor can share it, at AnnexAt.
+func (m *Memory) Annex(i int) []byte { return m.behind[i*x86.PageSize:][:x86.PageSize] }
+
+// AnnexAt is the place in the memfd of an annex.
+func (m *Memory) AnnexAt(i int) (off uint64) { return m.Size() + uint64(i)*x86.PageSize }
 
 // FlagsAt is the place in the memfd of the flags of all pages, a byte each in
 // the order of Offset, and their number rounded up to whole pages: for stubs to
 // read.
 func (m *Memory) FlagsAt() (off, size uint64) {
-	return m.Size() + x86.PageSize, uint64(len(m.behind)) - x86.PageSize
+	return m.Size() + annexSize, uint64(len(m.behind)) - annexSize
 }
 
 // Low is the amount of RAM below HoleStart in bytes.

@@ -121,6 +121,9 @@ func (c *CPU) look() (e Exit, stop bool) {
 	return 0, false
 }
 
+// Shutdown reports a triple fault since RESET# or INIT.
+func (c *CPU) Shutdown() bool { return c.shutdown }
+
 // Step executes exactly one instruction, exceptions and traps included. The
 // exit is ExitBudget unless the instruction halted or shut down the CPU.
 func (c *CPU) Step() Exit {

@@ -25,6 +25,16 @@ func (c *CPU) NMI() bool {
 	return true
 }
 
+// INIT delivers an INIT (see cpu.State.Init). All translations go: the CPU may
+// have had its mode changed behind their back.
+func (c *CPU) INIT() {
+	c.State.Init()
+	c.enter()
+	c.shutdown = false
+	c.flush(Flush{Kind: FlushAll})
+	c.exit()
+}
+
 // outside delivers an event while Run is not active: State.RFLAGS is whole,
 // and stays so.
 func (c *CPU) outside(vec uint8, kind eventKind) {

@@ -24,7 +24,7 @@ type rig struct {
 func newRig(t *testing.T, cpus int) *rig {
 	clock := timertest.New(tscHz)
 	r := &rig{t: t, clock: clock, Chip: New(Config{CPUs: cpus, Clock: clock})}
-	r.Notify = func(int) { r.kicks.Add(1) }
+	r.Notify = func(int, bool) { r.kicks.Add(1) }
 	master, slave, elcr := r.PIC()
 	for _, err := range []error{
 		r.ports.Attach("pic1", PortPIC1, 2, master),

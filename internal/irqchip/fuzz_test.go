@@ -95,7 +95,7 @@ func TestConcurrent(t *testing.T) {
 	defer clock.Close()
 	c := New(Config{CPUs: 2, Clock: clock})
 	wake := [2]chan bool{make(chan bool, 1), make(chan bool, 1)}
-	c.Notify = func(cpu int) {
+	c.Notify = func(cpu int, _ bool) {
 		select {
 		case wake[cpu] <- true:
 		default:

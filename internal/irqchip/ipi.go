@@ -4,8 +4,9 @@ package irqchip
 type message struct {
 	dest    uint32
 	logical bool
-	wide    bool // dest has 32 bits, from a sender in x2APIC mode; else 8
-	lowest  bool // to one of those addressed, whatever the mode
+	wide    bool       // dest has 32 bits, from a sender in x2APIC mode; else 8
+	lowest  bool       // to one of those addressed, whatever the mode
+	from    *LocalAPIC // of an IPI; nil: a device's
 	mode    uint8
 	vector  uint8
 	level   bool
@@ -15,15 +16,23 @@ type message struct {
 func (c *Chip) deliver(m message) bool {
 	if m.lowest || m.mode == modeLowest {
 		l := c.arbitrate(m)
-		return l != nil && l.receive(m.mode, m.vector, m.level)
+		return l != nil && c.hand(m, l)
 	}
 	accepted := false
 	for _, l := range c.lapics {
 		if l.matches(m.dest, m.logical, m.wide) {
-			accepted = l.receive(m.mode, m.vector, m.level) || accepted
+			accepted = c.hand(m, l) || accepted
 		}
 	}
 	return accepted
+}
+
+// hand gives a message to one of its destinations.
+func (c *Chip) hand(m message, l *LocalAPIC) bool {
+	if m.from != nil && m.from != l {
+		c.called.add(l.n)
+	}
+	return l.receive(m.mode, m.vector, m.level)
 }
 
 // arbitrate returns the destination of lowest processor priority.
@@ -68,6 +77,7 @@ func (l *LocalAPIC) send(dest uint64, wide bool) {
 		logical: icr&icrLogical != 0,
 		mode:    uint8(icr>>8) & 7,
 		vector:  uint8(icr),
+		from:    l,
 	}
 	if (m.mode == modeFixed || m.mode == modeLowest) && m.vector < firstVector {
 		l.fail(esrSendIllegal)
@@ -83,11 +93,11 @@ func (l *LocalAPIC) send(dest uint64, wide bool) {
 	case 0:
 		l.chip.deliver(m)
 	case 1: // self
-		l.receive(m.mode, m.vector, false)
+		l.chip.hand(m, l)
 	default: // 2 all, 3 all but self
 		for _, o := range l.chip.lapics {
 			if o != l || icr>>18&3 == 2 {
-				o.receive(m.mode, m.vector, false)
+				l.chip.hand(m, o)
 			}
 		}
 	}

@@ -47,10 +47,11 @@ type Config struct {
 // Chip is all interrupt hardware of a machine.
 type Chip struct {
 	// Notify, when set, is called when processor cpu should look at its local
-	// APIC again: something became pending that was not. It may be called
-	// from any goroutine, with locks of devices held, and must not block. Set
-	// it before the machine runs.
-	Notify func(cpu int)
+	// APIC again: something became pending that was not, or with ipi, another
+	// processor has sent it something and may wait for what comes of it. It may
+	// be called from any goroutine, with locks of devices held, and must not
+	// block. Set it before the machine runs.
+	Notify func(cpu int, ipi bool)
 
 	clock timer.Clock
 
@@ -59,8 +60,15 @@ type Chip struct {
 	pic    picPair
 	ioapic ioapic
 	lapics []*LocalAPIC
-	intr   bool // output of the 8259A pair, as distributed last
+	intr   bool   // output of the 8259A pair, as distributed last
+	called cpuSet // by IPIs of others since the last unlock
 }
+
+// cpuSet is a set of processors.
+type cpuSet [256 / 64]uint64
+
+func (s *cpuSet) add(i int)      { s[i/64] |= 1 << (i % 64) }
+func (s *cpuSet) has(i int) bool { return s[i/64]&(1<<(i%64)) != 0 }
 
 // New returns a Chip in its reset state.
 func New(cfg Config) *Chip {
@@ -194,36 +202,20 @@ func (c *Chip) distribute() {
 // unlock publishes what changed, releases c.mu, and notifies.
 func (c *Chip) unlock() {
 	c.distribute()
-	var kick [256 / 64]uint64
-	kicked := false
+	kick, called := c.called, c.called
 	for i, l := range c.lapics {
 		if l.publish() {
-			kick[i/64] |= 1 << (i % 64)
-			kicked = true
+			kick.add(i)
 		}
 	}
+	c.called = cpuSet{}
 	c.mu.Unlock()
-	if !kicked || c.Notify == nil {
+	if kick == (cpuSet{}) || c.Notify == nil {
 		return
 	}
 	for i := range c.lapics {
-		if kick[i/64]&(1<<(i%64)) != 0 {
-			c.Notify(i)
+		if kick.has(i) {
+			c.Notify(i, called.has(i))
 		}
 	}
-}
-
-// PendingInterrupt reports whether processor 0 has an interrupt to
-// acknowledge. It takes no lock.
-func (c *Chip) PendingInterrupt() bool { return c.lapics[0].PendingInterrupt() }
-
-// Acknowledge takes the interrupt that processor 0 is to deliver now.
-func (c *Chip) Acknowledge() (vector uint8, ok bool) { return c.lapics[0].Acknowledge() }
-
-// TimerVector is the vector that the timer of processor 0's local APIC
-// interrupts with.
-func (c *Chip) TimerVector() uint8 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return uint8(c.lapics[0].lvt[lvtTimer])
 }

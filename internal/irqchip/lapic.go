@@ -192,6 +192,13 @@ func (l *LocalAPIC) Pending() Events { return Events(l.pending.Load()) }
 // no lock.
 func (l *LocalAPIC) PendingInterrupt() bool { return l.Pending()&EventInterrupt != 0 }
 
+// TimerVector is the vector that the timer interrupts with.
+func (l *LocalAPIC) TimerVector() uint8 {
+	l.chip.mu.Lock()
+	defer l.chip.mu.Unlock()
+	return uint8(l.lvt[lvtTimer])
+}
+
 // publish updates what Pending returns, and reports whether there is
 // something new.
 func (l *LocalAPIC) publish() bool {

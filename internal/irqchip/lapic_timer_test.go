@@ -70,7 +70,7 @@ func TestTimerPeriodicMinimum(t *testing.T) {
 	n := 0
 	for range 1000 {
 		r.clock.Advance(1_000)
-		if _, ok := r.Acknowledge(); ok {
+		if _, ok := r.CPU(0).Acknowledge(); ok {
 			n++
 			r.wrmsr(0, x2First+regEOI, 0)
 		}

@@ -44,7 +44,7 @@ func (m *Machine) attachDevices(cfg Config) error {
 	port("8259A ELCR", irqchip.PortELCR, 2, elcr)
 	errs = append(errs,
 		m.mmio.Attach("I/O APIC", irqchip.IOAPICBase, 0x1000, m.chip.IOAPIC()),
-		m.mmio.Attach("local APIC", irqchip.LAPICBase, 0x1000, m.chip.CPU(0)))
+		m.mmio.Attach("local APIC", irqchip.LAPICBase, 0x1000, localAPICs{m}))
 	for i, at := range uart.Legacy {
 		out := cfg.Serial[i]
 		if out == nil {
@@ -54,8 +54,8 @@ func (m *Machine) attachDevices(cfg Config) error {
 		port([]string{"ttyS0", "ttyS1", "ttyS2", "ttyS3"}[i], at.Port, uart.Ports, m.dev.serial[i])
 	}
 
-	reset := func() { m.vcpu.End(vcpu.Reset) }
-	m.dev.pm = acpipm.New(m.chip.Line(acpipm.IRQ), m.clock, func() { m.vcpu.End(vcpu.PowerOff) })
+	reset := func() { m.vcpus.End(vcpu.Reset) }
+	m.dev.pm = acpipm.New(m.chip.Line(acpipm.IRQ), m.clock, func() { m.vcpus.End(vcpu.PowerOff) })
 	port("ACPI PM", acpipm.Port, acpipm.Ports, m.dev.pm)
 	timer8254 := pit.New(m.chip.Line(pit.IRQ), m.clock)
 	port("8254", pit.Port, pit.Ports, timer8254)

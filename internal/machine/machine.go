@@ -1,5 +1,5 @@
-// Package machine assembles a PC from its parts and runs it: RAM, a virtual
-// CPU with its two engines, interrupt controllers, timers, the devices that a
+// Package machine assembles a PC from its parts and runs it: RAM, virtual
+// CPUs with their engines, interrupt controllers, timers, the devices that a
 // stock kernel looks for, ACPI tables, and the kernel itself.
 package machine
 
@@ -22,7 +22,6 @@ import (
 	"ring3/internal/direct"
 	"ring3/internal/disk"
 	"ring3/internal/guestmem"
-	"ring3/internal/interp"
 	"ring3/internal/irqchip"
 	"ring3/internal/stats"
 	"ring3/internal/timer"
@@ -37,7 +36,7 @@ import (
 const (
 	MinMemory = 16 << 20 // bytes; a stock kernel needs far more
 	MaxMemory = 64 << 30
-	MaxCPUs   = 1
+	MaxCPUs   = guestmem.Annexes
 	MaxDisks  = 26 // vda to vdz
 	MaxShares = 16
 )
@@ -106,7 +105,7 @@ func (cfg *Config) check() error {
 	case cfg.Memory%x86.PageSize != 0:
 		return &InputError{fmt.Sprintf("memory: %d bytes are not a multiple of 4096", cfg.Memory)}
 	case cfg.CPUs < 1 || cfg.CPUs > MaxCPUs:
-		return &InputError{fmt.Sprintf("cpus: %d, this version runs %d virtual CPU", cfg.CPUs, MaxCPUs)}
+		return &InputError{fmt.Sprintf("cpus: %d is not between 1 and %d", cfg.CPUs, MaxCPUs)}
 	case cfg.Images != nil && len(cfg.Images) != len(cfg.Disks):
 		return &InputError{fmt.Sprintf("disks: %d, and %d images", len(cfg.Disks), len(cfg.Images))}
 	case len(cfg.Disks) > MaxDisks:
@@ -143,14 +142,10 @@ type Machine struct {
 	chip    *irqchip.Chip
 	pio     bus.Bus
 	mmio    bus.Bus
-	cpu     *interp.CPU
-	user    *direct.Engine
-	kernel  *direct.Kernel // nil when kernel code is interpreted
-	checked *direct.Kernel // nil unless Config.Verify
-	vcpu    *vcpu.VCPU
+	cpus    []*processor
+	vcpus   *vcpu.Group
 	dev     devices
 	dma     sync.Mutex // see stopped
-	env     *env
 	log     *slog.Logger
 	running atomic.Bool
 }
@@ -190,36 +185,10 @@ func New(cfg Config) (m *Machine, err error) {
 	if err = m.attachDevices(cfg); err != nil {
 		return m, err
 	}
-	m.env = newEnv(m, cfg.CPUs)
-	m.cpu = interp.New(m.mem, &m.pio, &m.mmio, m.env)
-	m.cpu.Timed = cfg.Timed
-	m.user, err = direct.New(direct.Config{Mem: m.mem, State: &m.cpu.State, CPUID: m.env.answers})
-	if err != nil {
+	if err = m.addProcessors(cfg); err != nil {
 		return m, err
 	}
-	m.vcpu = vcpu.New(m.cpu, m.user, m.chip, cfg.Timed, m.log)
-	if cfg.engine() == EngineTranslate {
-		if m.kernel, err = direct.NewKernel(direct.Config{Mem: m.mem, State: &m.cpu.State}); err != nil {
-			return m, err
-		}
-		if cfg.Verify == 0 {
-			direct.Pair(m.user, m.kernel)
-		}
-		m.vcpu.Translate(m.kernel)
-	}
-	if cfg.Verify > 0 {
-		if m.checked, err = direct.NewKernel(direct.Config{Mem: m.mem, State: &m.cpu.State}); err != nil {
-			return m, err
-		}
-		m.vcpu.Verify(m.checked, m.mem, cfg.Verify)
-	}
-	for _, k := range []*direct.Kernel{m.kernel, m.checked} {
-		if k != nil && cfg.Trace != nil {
-			k.Translated = cfg.Trace.Add
-		}
-	}
-	m.chip.Notify = func(int) { m.vcpu.Kick() }
-	entry.Apply(&m.cpu.State)
+	entry.Apply(&m.cpus[0].cpu.State)
 	return m, nil
 }
 
@@ -275,26 +244,21 @@ func (m *Machine) Run(ctx context.Context) (Result, error) {
 	if !m.running.CompareAndSwap(false, true) {
 		return Result{}, errors.New("BUG: machine run twice")
 	}
-	end, err := m.vcpu.Run(ctx)
-	s := m.vcpu.State()
+	end, err := m.vcpus.Run(ctx)
+	s := m.vcpus.State()
 	return Result{End: end, RIP: s.RIP, CR3: s.CR3}, err
 }
 
 // Stop ends the machine at once.
-func (m *Machine) Stop() { m.vcpu.End(vcpu.Stopped) }
+func (m *Machine) Stop() { m.vcpus.End(vcpu.Stopped) }
 
 // Close gives back all that the machine holds: memory, processes, threads.
 // The machine must not be running.
 func (m *Machine) Close() error {
 	var errs []error
 	errs = append(errs, m.dev.close())
-	if m.user != nil {
-		errs = append(errs, m.user.Close())
-	}
-	for _, k := range []*direct.Kernel{m.kernel, m.checked} {
-		if k != nil {
-			errs = append(errs, k.Close())
-		}
+	for _, p := range m.cpus {
+		errs = append(errs, p.close())
 	}
 	if m.clock != nil {
 		errs = append(errs, m.clock.Close())
@@ -309,8 +273,8 @@ func (m *Machine) Close() error {
 // runs and after it has ended.
 func (m *Machine) WriteStats(w io.Writer) error {
 	var t stats.Table
-	m.vcpu.Do(func() {
-		m.vcpu.AddStats(&t)
+	m.vcpus.Do(func() {
+		m.vcpus.AddStats(&t)
 		for _, r := range m.pio.Ranges() {
 			t.Add("port", r.Name, r.Count, r.Time)
 		}

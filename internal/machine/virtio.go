@@ -66,7 +66,7 @@ func (borrowed) Close() error { return nil }
 // stopped calls fn while no guest code runs. Once the machine has ended that is
 // on the caller's goroutine, of which there may be several.
 func (m *Machine) stopped(fn func()) {
-	m.vcpu.Do(func() {
+	m.vcpus.Do(func() {
 		m.dma.Lock()
 		defer m.dma.Unlock()
 		fn()

@@ -6,6 +6,7 @@ package stats
 import (
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"text/tabwriter"
 	"time"
@@ -25,9 +26,17 @@ type Table struct {
 	Rows []Row
 }
 
-// Add appends a row unless nothing was counted.
+// Add appends a row, or adds to the one with that name, unless nothing was
+// counted.
 func (t *Table) Add(kind, name string, count uint64, d time.Duration) {
-	if count != 0 {
+	if count == 0 {
+		return
+	}
+	i := slices.IndexFunc(t.Rows, func(r Row) bool { return r.Kind == kind && r.Name == name })
+	if i >= 0 {
+		t.Rows[i].Count += count
+		t.Rows[i].Time += d
+	} else {
 		t.Rows = append(t.Rows, Row{kind, name, count, d})
 	}
 }

@@ -20,9 +20,6 @@ type cost struct {
 // counters say how often a virtual CPU left user code, why, and how long it
 // took until user code ran again.
 type counters struct {
-	start      time.Time
-	halts      uint64
-	haltTime   time.Duration
 	timer      uint64 // interrupts of the local APIC timer
 	interrupts [256]uint64
 
@@ -86,13 +83,10 @@ var vectorNames = map[uint8]string{
 	x86.VecMC: "#MC", x86.VecXM: "#XM",
 }
 
-// AddStats adds what the virtual CPU and its engines counted to a table. Call
-// it through Do.
-func (v *VCPU) AddStats(t *stats.Table) {
+// addStats adds what the virtual CPU and its engines counted to a table.
+func (v *VCPU) addStats(t *stats.Table) {
 	c := &v.c
-	t.Wall = time.Since(c.start)
 	t.Add("user", "code in stubs, with hand-over", c.userRuns, c.userTime)
-	t.Add("idle", "hlt", c.halts, c.haltTime)
 	t.Add("syscall", "SYSCALL", c.exits[direct.ExitSyscall].n, c.exits[direct.ExitSyscall].t)
 	t.Add("kick", "user code stopped for an event", c.exits[direct.ExitKick].n, c.exits[direct.ExitKick].t)
 	t.Add("died", "stub process", c.exits[direct.ExitDied].n, c.exits[direct.ExitDied].t)

@@ -56,12 +56,12 @@ func (v *VCPU) runTranslated() error {
 		if compared && n == 1 {
 			// What follows that instruction is to be compared.
 			if e := v.cpu.Step(); e != interp.ExitBudget {
-				return v.interpreted(e)
+				return interpreted(e)
 			}
 			n = 0
 		}
 		if e := v.cpu.Run(n); e != interp.ExitBudget {
-			return v.interpreted(e)
+			return interpreted(e)
 		}
 	}
 }

@@ -1,5 +1,6 @@
-// Package vcpu is the run loop of one virtual CPU. It decides which engine
-// runs next, hands over interrupts and exceptions, and sleeps in HLT:
+// Package vcpu runs the virtual CPUs of a machine, which take turns on one
+// locked OS thread (group.go). The loop decides which engine of the CPU runs
+// next, hands over interrupts and exceptions, and sleeps in HLT:
 //
 //  1. An interrupt that is pending and not masked is delivered.
 //  2. At CPL 3 in long mode the guest's code runs directly on the processor,
@@ -9,22 +10,18 @@
 //     or a sensitive instruction is executed by the interpreter, an exception
 //     is delivered through the guest's IDT.
 //
-// The loop runs on one locked OS thread. Kick, End and Do may be called
-// from any goroutine.
+// Kick, End and Do of a Group may be called from any goroutine.
 package vcpu
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
-	"sync/atomic"
 	"time"
 
-	"ring3/internal/cpu"
 	"ring3/internal/direct"
 	"ring3/internal/interp"
+	"ring3/internal/irqchip"
 	"ring3/internal/x86"
 	"ring3/internal/x86/insn"
 )
@@ -45,21 +42,28 @@ func (e End) String() string {
 	return [...]string{"running", "power-off", "reset", "triple fault", "stopped"}[e]
 }
 
-// InterruptSource is the interrupt controller as the CPU sees it.
-type InterruptSource interface {
-	// PendingInterrupt reports whether Acknowledge would return a vector. It
-	// must be cheap.
-	PendingInterrupt() bool
+// LocalAPIC is the interrupt controller of a CPU as the CPU sees it. All but
+// Pending may take locks.
+type LocalAPIC interface {
+	// Pending returns what the CPU has to look at; it must be cheap.
+	Pending() irqchip.Events
 	// Acknowledge takes the vector of the pending interrupt with the highest
 	// priority (the INTA cycle).
 	Acknowledge() (vector uint8, ok bool)
 	// TimerVector is the vector that the local timer interrupts with.
 	TimerVector() uint8
+	// TakeNMI, TakeINIT and TakeSIPI take what is pending; see package irqchip.
+	TakeNMI() bool
+	TakeINIT() bool
+	TakeSIPI() (page uint8, ok bool)
 }
 
 // budget is the number of interpreted instructions after which the loop looks
 // up even without a kick.
 const budget = 1 << 20
+
+// nmiBudget is the same for what runs until NMIs are no longer blocked.
+const nmiBudget = 200
 
 // How often in a row the start of a stub may fail before the machine is given
 // up, and how long the loop waits before it tries again. Stubs that die are
@@ -75,30 +79,32 @@ type VCPU struct {
 	user     *direct.Engine
 	kernel   *direct.Kernel // nil: kernel code is interpreted
 	verify   *verifier      // nil: translated code is not compared
-	intr     InterruptSource
+	apic     LocalAPIC
 	timed    bool
 	log      *slog.Logger
-	end      atomic.Uint32
-	wake     chan struct{}
-	calls    chan func()   // to be made on the vCPU thread
-	done     chan struct{} // closed when Run has returned
-	failures int           // to start a stub, in a row
+	waiting  bool // for a start-up IPI
+	failures int  // to start a stub, in a row
 
 	c counters
+	t turn
 }
 
 // New makes a virtual CPU from its engines. With timed, exits are timed.
-func New(c *interp.CPU, user *direct.Engine, intr InterruptSource, timed bool, log *slog.Logger) *VCPU {
-	return &VCPU{cpu: c, user: user, intr: intr, timed: timed, log: log,
-		wake: make(chan struct{}, 1), calls: make(chan func(), 1), done: make(chan struct{}),
+func New(c *interp.CPU, user *direct.Engine, apic LocalAPIC, timed bool, log *slog.Logger) *VCPU {
+	c.StopAtUser = true
+	return &VCPU{cpu: c, user: user, apic: apic, timed: timed, log: log,
 		c: counters{steps: map[insn.Op]*cost{}, kernelSteps: map[insn.Op]uint64{}}}
 }
 
-// Translate has kernel code run by k where it can; before Run.
+// Translate has kernel code run by k where it can; before the Group runs.
 func (v *VCPU) Translate(k *direct.Kernel) { v.kernel = k }
 
-// Kick makes the loop look at its events soon, wherever it is.
-func (v *VCPU) Kick() {
+// AwaitStartUp has the CPU wait for a start-up IPI, as all but the boot
+// processor do after RESET#; before the Group runs.
+func (v *VCPU) AwaitStartUp() { v.waiting = true }
+
+// kick makes the engines return soon; from any goroutine.
+func (v *VCPU) kick() {
 	v.cpu.Kick()
 	v.user.Kick()
 	if v.kernel != nil {
@@ -107,98 +113,104 @@ func (v *VCPU) Kick() {
 	if v.verify != nil {
 		v.verify.k.Kick()
 	}
-	select {
-	case v.wake <- struct{}{}:
-	default:
+}
+
+// rest stops all that runs for this CPU, before another one has its turn.
+func (v *VCPU) rest() {
+	v.c.serve = nil // what follows is not its time
+	v.user.Rest()
+	if v.kernel != nil {
+		v.kernel.Rest()
 	}
 }
 
-// End asks the loop to stop with the given reason; the first reason wins.
-func (v *VCPU) End(e End) {
-	v.end.CompareAndSwap(uint32(Running), uint32(e))
-	v.Kick()
+// runnable reports whether there is something to do: the CPU is not halted, or
+// something is pending that ends that.
+func (v *VCPU) runnable() bool {
+	if !v.waiting && !v.cpu.Halted {
+		return true
+	}
+	e := v.apic.Pending()
+	switch {
+	case e == 0:
+		return false
+	case e&irqchip.EventINIT != 0:
+		return true
+	case v.waiting:
+		return e&irqchip.EventSIPI != 0
+	}
+	return e&irqchip.EventSIPI != 0 || e&irqchip.EventNMI != 0 && !v.cpu.NMIBlocked ||
+		e&irqchip.EventInterrupt != 0 && v.cpu.RFLAGS&x86.FlagIF != 0
 }
 
-// Do calls fn on the vCPU thread, at the next exit, or at once when Run has
-// returned. It returns when fn has.
-func (v *VCPU) Do(fn func()) {
-	called := make(chan struct{})
-	select {
-	case <-v.done:
-		fn()
-		return
-	case v.calls <- func() { fn(); close(called) }:
-	}
-	v.Kick()
-	select {
-	case <-called:
-	case <-v.done:
-		// Run may have ended without taking the call.
-		select {
-		case f := <-v.calls:
-			f()
-		case <-called:
-		}
-	}
-}
-
-// Run runs the guest until it ends or ctx is cancelled.
-func (v *VCPU) Run(ctx context.Context) (End, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	defer v.user.Leave()
-	defer close(v.done)
-	stop := context.AfterFunc(ctx, func() { v.End(Stopped) })
-	defer stop()
+// round delivers an event, or runs guest code until something must be looked
+// at. end is not Running when the guest has ended the machine by it.
+func (v *VCPU) round() (end End, err error) {
 	c := v.cpu
-	c.StopAtUser = true
-	v.c.start = time.Now()
-	for {
-		if e := End(v.end.Load()); e != Running {
-			return e, nil
+	pending := false
+	if e := v.apic.Pending(); e != 0 {
+		if e != irqchip.EventInterrupt && v.signal(e, &end) {
+			return end, nil
 		}
-		select {
-		case f := <-v.calls:
-			f()
-		default:
-		}
-		pending := v.intr.PendingInterrupt()
+		pending = e&irqchip.EventInterrupt != 0
 		if pending && c.RFLAGS&x86.FlagIF != 0 && !c.InterruptShadow {
-			if vec, ok := v.intr.Acknowledge(); ok {
-				if vec == v.intr.TimerVector() {
+			if vec, ok := v.apic.Acknowledge(); ok {
+				if vec == v.apic.TimerVector() {
 					v.c.timer++
 				} else {
 					v.c.interrupts[vec]++
 				}
-				c.Halted = false
 				c.Interrupt(vec)
-				continue
+				return v.ended(), nil
 			}
 			pending = false
 		}
-		if c.Halted {
-			v.sleep()
-			continue
-		}
-		c.WantWindow = pending
-		var err error
-		if c.CPL == 3 && c.LongMode() && c.RFLAGS&x86.FlagVM == 0 {
-			err = v.runUser()
-		} else {
-			err = v.runKernel()
-		}
-		if err != nil {
-			return Stopped, err
-		}
 	}
+	if v.waiting || c.Halted {
+		return Running, nil
+	}
+	c.WantWindow = pending
+	if c.CPL == 3 && c.LongMode() && c.RFLAGS&x86.FlagVM == 0 {
+		err = v.runUser()
+	} else {
+		err = v.runKernel()
+	}
+	return v.ended(), err
 }
 
-// sleep waits in HLT for something to happen.
-func (v *VCPU) sleep() {
-	start := time.Now()
-	<-v.wake
-	v.c.halts++
-	v.c.haltTime += time.Since(start)
+func (v *VCPU) ended() End {
+	if v.cpu.Shutdown() {
+		return TripleFault
+	}
+	return Running
+}
+
+// signal takes an event that is no maskable interrupt, if the CPU takes it now
+// (SDM vol. 3A, section 9.4: INIT, then a start-up IPI).
+func (v *VCPU) signal(e irqchip.Events, end *End) (taken bool) {
+	switch {
+	case e&irqchip.EventINIT != 0:
+		if v.t.n == 0 {
+			// The boot processor would start firmware anew.
+			*end = Reset
+			return true
+		}
+		v.apic.TakeINIT()
+		v.cpu.INIT()
+		v.waiting = true
+	case e&irqchip.EventSIPI != 0:
+		page, ok := v.apic.TakeSIPI()
+		if ok && v.waiting {
+			v.waiting = false
+			v.cpu.StartUp(page)
+		}
+	case v.waiting || e&irqchip.EventNMI == 0 || v.cpu.NMIBlocked || v.cpu.InterruptShadow:
+		return false
+	case v.apic.TakeNMI():
+		v.cpu.NMI()
+		*end = v.ended()
+	}
+	return true
 }
 
 // runKernel interprets until the guest returns to user mode or something
@@ -208,29 +220,24 @@ func (v *VCPU) runKernel() error {
 		start := time.Now()
 		defer func() { v.c.kernelTime += time.Since(start) }()
 	}
-	if v.kernel != nil && v.cpu.LongMode() {
+	// A translated IRET may not come here, and would leave NMIs blocked.
+	if v.kernel != nil && v.cpu.LongMode() && !v.cpu.NMIBlocked {
 		return v.runTranslated()
 	}
-	return v.interpreted(v.cpu.Run(budget))
+	n := budget
+	if v.cpu.NMIBlocked {
+		n = nmiBudget
+	}
+	return interpreted(v.cpu.Run(n))
 }
 
 // interpreted looks at how interpretation ended.
-func (v *VCPU) interpreted(e interp.Exit) error {
+func interpreted(e interp.Exit) error {
 	switch e {
-	case interp.ExitUser, interp.ExitHalt, interp.ExitKick, interp.ExitBudget:
-	case interp.ExitShutdown:
-		v.end.CompareAndSwap(uint32(Running), uint32(TripleFault))
-	default:
-		return fmt.Errorf("BUG: unknown interpreter exit %d", e)
+	case interp.ExitUser, interp.ExitHalt, interp.ExitKick, interp.ExitBudget, interp.ExitShutdown:
+		return nil
 	}
-	return nil
-}
-
-// step interprets one instruction at CPL 3.
-func (v *VCPU) step() {
-	if v.cpu.Step() == interp.ExitShutdown {
-		v.end.CompareAndSwap(uint32(Running), uint32(TripleFault))
-	}
+	return fmt.Errorf("BUG: unknown interpreter exit %d", e)
 }
 
 // runUser runs guest user code directly until it leaves.
@@ -249,7 +256,7 @@ func (v *VCPU) userLeft(e direct.Exit) error {
 		v.failures = 0
 	case direct.ExitSyscall, direct.ExitNeedStep:
 		v.failures = 0
-		v.step()
+		v.cpu.Step()
 	case direct.ExitException:
 		v.failures = 0
 		v.inject(e)
@@ -280,6 +287,3 @@ func (v *VCPU) inject(e direct.Exit) {
 		v.user.MapHint(e.CR2, e.ErrCode)
 	}
 }
-
-// State is the architectural state; read it only while Run is not running.
-func (v *VCPU) State() *cpu.State { return &v.cpu.State }

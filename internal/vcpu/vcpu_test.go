@@ -13,6 +13,7 @@ import (
 	"ring3/internal/direct"
 	"ring3/internal/guestmem"
 	"ring3/internal/interp"
+	"ring3/internal/irqchip"
 	"ring3/internal/stats"
 	"ring3/internal/x86"
 )
@@ -35,14 +36,23 @@ type intr struct {
 }
 
 func (i *intr) PendingInterrupt() bool { return i.pending.Load() }
-func (i *intr) TimerVector() uint8     { return i.vector }
+func (i *intr) Pending() (e irqchip.Events) {
+	if i.pending.Load() {
+		e = irqchip.EventInterrupt
+	}
+	return e
+}
+func (*intr) TakeNMI() bool           { return false }
+func (*intr) TakeINIT() bool          { return false }
+func (*intr) TakeSIPI() (uint8, bool) { return 0, false }
+func (i *intr) TimerVector() uint8    { return i.vector }
 func (i *intr) Acknowledge() (uint8, bool) {
 	return i.vector, i.pending.Swap(false)
 }
 
 // start runs real-mode code at 0000:1000 with the stack at 0000:8000. Vector
 // 0x20 points at 0000:2000.
-func start(t *testing.T, code, handler []byte) (*VCPU, *intr, *guestmem.Memory) {
+func start(t *testing.T, code, handler []byte) (*Group, *intr, *guestmem.Memory) {
 	t.Helper()
 	mem, err := guestmem.New(1 << 20)
 	if err != nil {
@@ -63,10 +73,10 @@ func start(t *testing.T, code, handler []byte) (*VCPU, *intr, *guestmem.Memory) 
 	c.Seg[x86.CS].Sel, c.Seg[x86.CS].Base = 0, 0
 	c.RIP, c.GPR[x86.RSP] = 0x1000, 0x8000
 	i := &intr{vector: 0x20}
-	return New(c, user, i, true, slog.New(slog.DiscardHandler)), i, mem
+	return NewGroup(nil, New(c, user, i, true, slog.New(slog.DiscardHandler))), i, mem
 }
 
-func run(t *testing.T, v *VCPU) <-chan End {
+func run(t *testing.T, v *Group) <-chan End {
 	done := make(chan End, 1)
 	go func() {
 		e, err := v.Run(t.Context())

@@ -25,6 +25,7 @@ const (
 // kernelGuest is a virtual CPU in 64-bit kernel code, all of it compared.
 type kernelGuest struct {
 	*VCPU
+	*Group
 	mem  *guestmem.Memory
 	next uint64 // free page of RAM
 }
@@ -50,7 +51,8 @@ func newKernelGuest(t *testing.T, code []byte, spoil func([]byte)) *kernelGuest 
 	if spoil != nil {
 		ks[1].Spoil = func(_ uint64, code []byte) { spoil(code) }
 	}
-	g := &kernelGuest{VCPU: New(c, user, &intr{}, true, slog.New(slog.DiscardHandler)), mem: mem, next: 0x10000}
+	v := New(c, user, &intr{}, true, slog.New(slog.DiscardHandler))
+	g := &kernelGuest{VCPU: v, Group: NewGroup(nil, v), mem: mem, next: 0x10000}
 	g.Translate(ks[0])
 	g.Verify(ks[1], mem, 1)
 	c.CR0 = x86.CR0PE | x86.CR0PG | x86.CR0WP | x86.CR0NE
