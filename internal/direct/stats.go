@@ -58,6 +58,9 @@ func (e *Engine) Stats() Stats {
 		s.p.countCPUIDs()
 	}
 	s := e.stats
+	if e.cfg.Beside != nil {
+		return s // what follows is counted for all of the machine
+	}
 	s.Scarce, s.ScarceTime = e.near.switches, e.near.scarceTime
 	if e.near.scarce {
 		s.ScarceTime += time.Since(e.near.since)

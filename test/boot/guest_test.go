@@ -36,6 +36,7 @@ type guest struct {
 	memory  uint64         // bytes, 512 MiB if 0
 	cmdline string         // defaults if empty
 	engine  machine.Engine // that of RING3_TEST_ENGINE, or the default, if empty
+	cpus    int            // 1 if 0
 	verify  int            // see machine.Config
 	files   []initramfs.File
 	disks   []disk.Options
@@ -103,7 +104,7 @@ func (g guest) run(t *testing.T) outcome {
 		t.Fatalf("machine ended with %v at RIP %#x, exit status known: %v\nstdout:\n%s\nstderr:\n%s\nconsole:\n%s",
 			o.End, o.RIP, o.told, tail(o.stdout), tail(o.stderr), tail(o.console))
 	}
-	for _, bad := range []string{"WARNING:", "BUG:", "Oops", "unchecked MSR access", "soft lockup"} {
+	for _, bad := range []string{"WARNING:", "BUG:", "Oops", "unchecked MSR access", "soft lockup", "self-detected stall", "detected stalls"} {
 		if strings.Contains(o.console, bad) {
 			t.Errorf("the kernel complains (%s):\n%s", bad, tail(o.console))
 		}
@@ -160,7 +161,7 @@ func (g guest) boot(t *testing.T) (o outcome, err error) {
 	var stdout, stderr, console safeBuffer
 	ctl := &later{}
 	m, err := machine.New(machine.Config{
-		Kernel: k.Image, InitrdData: initrd, CmdLine: g.cmdline, Memory: g.memory, CPUs: 1,
+		Kernel: k.Image, InitrdData: initrd, CmdLine: g.cmdline, Memory: g.memory, CPUs: g.cpus,
 		Cache:  store.Cache(),
 		Serial: [4]io.Writer{&console, &stdout, &stderr, ctl},
 		Disks:  g.disks,
