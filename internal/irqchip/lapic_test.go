@@ -301,3 +301,79 @@ func TestLINT1(t *testing.T) {
 		t.Error("no NMI through LINT1")
 	}
 }
+
+// TestIPINotifies: the receiver of an IPI is named to Notify even when something
+// is pending for it already, the sender and what devices send are not.
+func TestIPINotifies(t *testing.T) {
+	r := newRig(t, 3)
+	called := map[int]int{}
+	r.Notify = func(cpu int, ipi bool) {
+		if ipi {
+			called[cpu]++
+		}
+	}
+	for i := range 3 {
+		r.x2(i)
+	}
+	want := func(what string, counts ...int) {
+		t.Helper()
+		for cpu, n := range counts {
+			if called[cpu] != n {
+				t.Errorf("%s: CPU %d was called %d times, want %d", what, cpu, called[cpu], n)
+			}
+		}
+		clear(called)
+	}
+	icr := func(dest uint64, v uint64) { r.wrmsr(0, x2First+regICR, dest<<32|v) }
+	r.SendMSI(LAPICBase+1<<12, 0x41)
+	want("MSI", 0, 0, 0)
+	icr(1, 0x31)
+	want("one, with a higher one pending", 0, 1, 0)
+	icr(1, 0x31)
+	want("the same again", 0, 1, 0)
+	icr(0, 2<<18|0x51)
+	want("all", 0, 1, 1)
+	icr(0, 1<<18|0x51)
+	want("self", 0, 0, 0)
+	icr(0xffffffff, 0x51)
+	want("broadcast", 0, 1, 1)
+	icr(77, 0x51)
+	want("nobody", 0, 0, 0)
+	icr(1, 5)
+	want("an illegal vector", 0, 0, 0)
+	r.wrmsr(0, x2First+regEOI, 0)
+	want("no IPI", 0, 0, 0)
+}
+
+// FuzzIPI: any interrupt command from any of the processors, any message of a
+// device.
+func FuzzIPI(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 0x45, 0x40, 1, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := newRig(t, 4)
+		for i := range 3 { // the fourth is in xAPIC mode
+			r.x2(i)
+		}
+		for ; len(b) >= 9; b = b[9:] {
+			v, cpu := get(b[1:9]), int(b[0]&3)
+			switch b[0] >> 6 {
+			case 0:
+				r.CPU(cpu).WriteMSR(x2First+regICR, v)
+			case 1:
+				r.SendMSI(LAPICBase|v>>32&0xfffff, uint32(v))
+			case 2:
+				r.CPU(cpu).Write(v>>32&0xff0, b[1:5])
+			default:
+				r.CPU(cpu).TakeINIT()
+				r.CPU(cpu).TakeNMI()
+				r.CPU(cpu).TakeSIPI()
+				r.CPU(cpu).Acknowledge()
+			}
+			for i := range 4 {
+				if r.CPU(i).Pending()&^(EventInterrupt|EventNMI|EventINIT|EventSIPI) != 0 {
+					t.Fatal("unknown events")
+				}
+			}
+		}
+	})
+}
