@@ -67,16 +67,16 @@ func ownMemory(t *testing.T, pid int) (bytes uint64) {
 	return bytes
 }
 
-// TestFootprint looks at the memory that a monitor and its stubs use beside
-// guest RAM, after the guest has run some hundred processes.
-func TestFootprint(t *testing.T) {
+// readyGuest runs ring3 with args until the guest says "ready", and returns the
+// monitor's process. It is killed at the end of the test.
+func readyGuest(t *testing.T, args ...string) (pid int) {
+	t.Helper()
 	needKernel(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := &exec.Cmd{Path: self, Stderr: os.Stderr, Args: []string{"ring3", "run", "--", "sh", "-c",
-		"i=0; while [ $i -lt 300 ]; do ls / >/dev/null; i=$((i+1)); done; echo ready; sleep 1000"}}
+	cmd := &exec.Cmd{Path: self, Stderr: os.Stderr, Args: append([]string{"ring3", "run"}, args...)}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -84,10 +84,10 @@ func TestFootprint(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
-	}()
+	})
 	ready := make(chan string, 1)
 	go func() {
 		line, _ := bufio.NewReader(out).ReadString('\n')
@@ -101,7 +101,49 @@ func TestFootprint(t *testing.T) {
 	case <-time.After(5 * time.Minute):
 		t.Fatal("the guest does not get ready")
 	}
-	pids := family(cmd.Process.Pid)
+	return cmd.Process.Pid
+}
+
+// ticks is the processor time of processes, in hundredths of a second.
+func ticks(t *testing.T, pids []int) (sum int) {
+	t.Helper()
+	for _, pid := range pids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Behind the name: state is field 3, utime 14, stime 15.
+		f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+		for _, i := range []int{14 - 3, 15 - 3} {
+			n, _ := strconv.Atoi(f[i])
+			sum += n
+		}
+	}
+	return sum
+}
+
+// TestIdle looks at what the virtual CPUs of an idle guest take of the host's:
+// one that burns a core would show, whatever else the host does.
+func TestIdle(t *testing.T) {
+	pid := readyGuest(t, "--cpus", "4", "--", "sh", "-c", "echo ready; sleep 1000")
+	pids := family(pid)
+	best := 1.0
+	for range 2 { // the guest may still have something to do
+		before, start := ticks(t, pids), time.Now()
+		time.Sleep(time.Second)
+		best = min(best, float64(ticks(t, pids)-before)/100/time.Since(start).Seconds())
+	}
+	t.Logf("%.1f %% of a core in the best of 2 seconds", 100*best)
+	if best > 0.2 {
+		t.Errorf("an idle guest takes %.0f %% of a core", 100*best)
+	}
+}
+
+// TestFootprint looks at the memory that a monitor and its stubs use beside
+// guest RAM, after the guest has run some hundred processes.
+func TestFootprint(t *testing.T) {
+	pids := family(readyGuest(t, "--", "sh", "-c",
+		"i=0; while [ $i -lt 300 ]; do ls / >/dev/null; i=$((i+1)); done; echo ready; sleep 1000"))
 	if len(pids) < 3 {
 		t.Fatalf("monitor and stubs are %v: fewer than expected", pids)
 	}

@@ -145,7 +145,7 @@ SIGUSR1 prints the table of exits while the machine runs, on standard error.
 	o.life.flags(c)
 	o.net.add(f)
 	o.diskBootOptions.addFlags(f)
-	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs")
+	f.IntVar(&o.cpus, "cpus", 1, "`NUMBER` of virtual CPUs, 1 to 8; they take turns: several are not faster than one")
 	f.Var(&o.timeout, "timeout", "stop the machine after `TIME`, such as 90 (seconds) or 5m (default: never)")
 	f.StringVar(&o.engine, "engine", string(machine.EngineAuto), "`HOW` kernel code is executed: interp (interpreted, slow), translate, or auto:\ntranslate if the processor has BMI2")
 	f.IntVar(&o.verify, "verify", 0, "compare translated kernel code with the interpreter, block by block, and stop at a\ndifference (slow; implies --engine translate): all of it, or with --verify=`N`\n1,000 blocks after every N exits of translated code")
