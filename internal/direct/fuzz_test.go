@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"strconv"
 	"testing"
 	"time"
 
@@ -11,7 +12,8 @@ import (
 )
 
 // Random bytes as guest code, in both modes, with random registers that often
-// point to mapped memory or into the stub. RING3_FUZZ_TIME makes it longer.
+// point to mapped memory or into the stub. RING3_FUZZ_TIME makes it longer,
+// RING3_FUZZ_SEED repeats a run.
 func TestRandomCode(t *testing.T) {
 	d := 2 * time.Second
 	if v, err := time.ParseDuration(os.Getenv("RING3_FUZZ_TIME")); err == nil {
@@ -27,6 +29,9 @@ func TestRandomCode(t *testing.T) {
 	g.alive()
 	ticker(t, g.e, time.Millisecond)
 	seed := uint64(time.Now().UnixNano())
+	if v, err := strconv.ParseUint(os.Getenv("RING3_FUZZ_SEED"), 10, 64); err == nil {
+		seed = v
+	}
 	r := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
 	var exits [6]int

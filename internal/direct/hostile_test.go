@@ -62,6 +62,21 @@ func (g *guest) alive() {
 	}
 }
 
+// TestHostileFast: what a program writes to the hand-over page of a machine
+// without a kernel stub does not keep the next one's system calls.
+func TestHostileFast(t *testing.T) {
+	defer func(d time.Duration) { nap = d }(nap)
+	nap = 2 * time.Millisecond
+	g := newGuest(t, touch, Config{})
+	for range 10 {
+		g.e.handoff().Fast = 1
+		g.alive()
+	}
+	if n := g.e.stats.Deaths; n != 0 {
+		t.Errorf("%d stubs died", n)
+	}
+}
+
 // attack runs the guest until something other than a kick happens, at most
 // for a few kicks.
 func (g *guest) attack(kicks int) Exit {

@@ -37,10 +37,15 @@ type pair struct {
 // Pair lets two engines of the same virtual CPU hand over to each other, through
 // the annex of guest memory that has its number.
 func Pair(u *Engine, k *Kernel) {
-	h := &pair{u: u, k: k, h: (*stub.Handoff)(unsafe.Pointer(&u.mem.Annex(u.cfg.CPU)[0]))}
+	h := &pair{u: u, k: k, h: u.handoff()}
 	h.spin.max = u.spinRun.max
 	u.pair, k.pair, k.e.pair = h, h, h
 	k.e.kick, k.e.near = u.kick, u.near
+}
+
+// handoff is the hand-over page of the engine's stubs.
+func (e *Engine) handoff() *stub.Handoff {
+	return (*stub.Handoff)(unsafe.Pointer(&e.mem.Annex(e.cfg.CPU)[0]))
 }
 
 // bell is what a stub that waits listens to.

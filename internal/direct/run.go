@@ -293,6 +293,9 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 			e.pair.failed = err
 			return false, true, nil
 		}
+	} else {
+		// A program may have written that system calls go to a kernel stub.
+		atomic.StoreUint32(&e.handoff().Fast, 0)
 	}
 	if !paired {
 		e.near.user(p)
