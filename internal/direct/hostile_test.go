@@ -68,6 +68,7 @@ func TestHostileFast(t *testing.T) {
 	defer func(d time.Duration) { nap = d }(nap)
 	nap = 2 * time.Millisecond
 	g := newGuest(t, touch, Config{})
+	ticker(t, g.e, time.Millisecond) // a stub that waits for nobody is found by kicks
 	for range 10 {
 		g.e.handoff().Fast = 1
 		g.alive()

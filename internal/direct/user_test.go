@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"ring3/internal/bt"
+	"ring3/internal/direct/stub"
+	"ring3/internal/guestmem"
 	"ring3/internal/x86"
 )
 
@@ -266,6 +269,15 @@ func TestKernelUserKick(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	for range 6 {
 		runUser(t, r, 200, true)
+	}
+}
+
+// TestStubConstants: package stub knows neither bt nor guestmem, and has some of
+// their constants itself.
+func TestStubConstants(t *testing.T) {
+	if stub.UserTLBSize != bt.UserTLBSize || stub.EmptyUser != bt.EmptyUser ||
+		stub.PageFlags != guestmem.PageCode|guestmem.PageStubWrite || stub.PageWrite != guestmem.PageStubWrite {
+		t.Error("they are not the same")
 	}
 }
 

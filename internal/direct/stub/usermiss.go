@@ -6,7 +6,7 @@ const (
 	UserTLBSize = 256
 	userWrite   = 8 * UserTLBSize
 	userDelta   = 2 * userWrite
-	emptyUser   = 1 // bt.EmptyUser
+	EmptyUser   = 1
 )
 
 // Bits of page-table entries (SDM vol. 3A, table 4-20).
@@ -16,10 +16,11 @@ const (
 	pteD  = 1 << 6
 )
 
-// Page flags: those of package guestmem.
+// Page flags of package guestmem: all that there are, and those of a page that
+// stubs may write and that no code was taken from.
 const (
-	pageFlags = 3
-	pageWrite = 2 // stubs may write it, and no code was taken from it
+	PageFlags = 3
+	PageWrite = 2
 )
 
 // userMiss are the routines for a miss of the user TLB: the address is in a
@@ -87,8 +88,8 @@ func (a *asm) userMiss(delta, lowest uint64) {
 	a.bytes(0x48, 0xc1, 0xe8, 0x0c)        // shr rax, 12
 	a.ctl(true, rax, oFlagsAt, 0, 0x03)    // add rax, [FlagsAt]
 	a.bytes(0x0f, 0xb6, 0x00)              // movzx eax, byte [rax]
-	a.bytes(0x83, 0xe0, pageFlags)         // and eax, imm8
-	a.cmpImm(rax, pageWrite)               //
+	a.bytes(0x83, 0xe0, PageFlags)         // and eax, imm8
+	a.cmpImm(rax, PageWrite)               //
 	a.jcc(ccE, "userMayWrite")             //
 	a.zero(r12)                            //
 	a.label("userMayWrite")                //
@@ -112,7 +113,7 @@ func (a *asm) userMiss(delta, lowest uint64) {
 	a.ctl(true, rsi, oUserSalt, 0, 0x2b)   // sub rsi, [UserSalt]
 	a.mem(true, rsi, rdi, 0, 0x89)         //
 	a.mem(true, rcx, rdi, userDelta, 0x89) //
-	a.movImm(rax, emptyUser)               //
+	a.movImm(rax, EmptyUser)               //
 	a.test32(r12)                          //
 	a.bytes(0x48, 0x0f, 0x45, 0xc6)        // cmovne rax, rsi
 	a.mem(true, rax, rdi, userWrite, 0x89) //
