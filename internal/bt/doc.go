@@ -69,6 +69,7 @@ type Host struct {
 	SaveX   uint64 // for XSAVE: the state is in the registers then; continuation as for SetCR3
 	CheckX  uint64 // before XRSTOR
 	LoadX   uint64 // and behind it
+	Invlpg  uint64 // for INVLPG, like MOV to CR3
 	// For misses of the user TLB: the address is in a word, and it goes on at the
 	// continuation, or uses the exit.
 	UserMissRead, UserMissWrite uint64

@@ -51,6 +51,8 @@ func (h *Host) Name(addr uint64) string {
 		return "XSAVE routine"
 	case h.UserMissRead, h.UserMissWrite:
 		return "user TLB routine"
+	case h.Invlpg:
+		return "INVLPG routine"
 	case h.CheckX, h.LoadX:
 		return "XRSTOR routine"
 	case h.Lookup:

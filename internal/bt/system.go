@@ -12,7 +12,9 @@ func (e *emitter) system(in *insn.Inst, pc, next uint64) bool {
 	case insn.OpMOV:
 		src := in.Args[1]
 		if dst.Kind == insn.ArgCR && dst.Reg == 3 && src.Reg != x86.RSP && !e.ac {
-			e.setCR3(src.Reg, pc, next)
+			// The stub does it if it knows the address space and nothing is to be
+			// flushed.
+			e.tellStub(e.h.SetCR3, src.Reg, pc, next)
 			return true
 		}
 		if dst.Kind != insn.ArgGPR || dst.Reg == x86.RSP {
@@ -33,6 +35,8 @@ func (e *emitter) system(in *insn.Inst, pc, next uint64) bool {
 	case insn.OpSWAPGS:
 		e.swapgs(pc, next)
 		return true
+	case insn.OpINVLPG:
+		return e.invlpg(in, pc, next)
 	}
 	if !e.h.FSGSBase || dst.Kind != insn.ArgGPR || dst.Reg == x86.RSP || in.OpSize != 64 {
 		return false
@@ -52,14 +56,25 @@ func (e *emitter) system(in *insn.Inst, pc, next uint64) bool {
 	return true
 }
 
-// setCR3 emits MOV to CR3, which the stub does if it knows the address space
-// and nothing is to be flushed. It goes on behind the jump.
-func (e *emitter) setCR3(reg uint8, pc, next uint64) {
+// invlpg emits INVLPG of the address in a register, as Linux has it. The stub
+// does it for user pages of the program that it may return to.
+func (e *emitter) invlpg(in *insn.Inst, pc, next uint64) bool {
+	m := &in.Mem
+	if e.ac || in.AddrSize != 64 || in.SegOverride || m.Base >= 16 || m.Base == x86.RSP || m.Index != insn.NoReg || m.Disp != 0 {
+		return false
+	}
+	e.tellStub(e.h.Invlpg, m.Base, pc, next)
+	return true
+}
+
+// tellStub jumps to a routine of the stub that gets the value of a register, may
+// use the exit, and goes on behind the jump.
+func (e *emitter) tellStub(routine uint64, reg uint8, pc, next uint64) {
 	e.mark(pc, None)
-	e.absolute(0x89, reg, e.h.Scratch+8*wordCR3)
+	e.absolute(0x89, reg, e.h.Scratch+8*wordValue)
 	e.b.Exits = append(e.b.Exits, Exit{Kind: ExitStep, RIP: pc})
 	e.exitID(len(e.b.Exits) - 1)
-	e.callStub(e.h.SetCR3)
+	e.callStub(routine)
 	e.mark(next, None)
 }
 
@@ -109,10 +124,10 @@ func (e *emitter) xstate(raw []byte, in *insn.Inst, pc, next uint64) bool {
 	return true
 }
 
-// Scratch words of setCR3.
+// Scratch words of tellStub and callStub.
 const (
-	wordCR3  = 2
-	wordNext = 3
+	wordValue = 2
+	wordNext  = 3
 )
 
 // mov32 loads a doubleword, which clears the upper half of the register; with

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ring3/internal/cpu"
 	"ring3/internal/direct/stub"
 	"ring3/internal/guestmem"
@@ -35,6 +37,9 @@ type Config struct {
 	// can be listed. It may change with XCR0 and CR4.OSXSAVE only. Where it is
 	// nil, each patched CPUID is a step for the interpreter.
 	CPUID func() []cpuid.Answer
+	// Invalidated, when not nil, is told of each page of user memory that the
+	// guest kernel has invalidated (INVLPG), or mapped, without Flush being called.
+	Invalidated func(gva uint64)
 
 	kernel bool // the engine is the inside of a Kernel
 }
@@ -60,6 +65,7 @@ type Engine struct {
 	maxPages, maxLeaves int // of one space; see evict
 
 	slots     *slots
+	listens   int // eventfd of all stubs of the virtual CPU: package stub, maps.go
 	code      *codeStore
 	sites     sites
 	answered  cpuidState // see answer
@@ -142,15 +148,18 @@ func New(cfg Config) (*Engine, error) {
 		e.pauses = 1024 * 1024 / max(host.TSC()-start, 1)
 	}
 	var err error
-	if e.slots, err = newSlots(e.cfg.MaxStubs + 2); err != nil {
+	if e.listens, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, err
+	}
+	if e.slots, err = newSlots(e.cfg.MaxStubs + 2); err != nil {
+		return nil, errors.Join(err, unix.Close(e.listens))
 	}
 	store := e.mem.Size()
 	if cfg.kernel {
 		store = cacheSize
 	}
 	if e.code, err = newCodeStore(store); err != nil {
-		return nil, errors.Join(err, e.slots.close())
+		return nil, errors.Join(err, e.slots.close(), unix.Close(e.listens))
 	}
 	e.rmap = newRmap(e.mem.Size())
 	e.spawner = newSpawner()
@@ -188,7 +197,7 @@ func (e *Engine) Close() error {
 		e.zygote.p.kill()
 	}
 	e.spawner.close()
-	return errors.Join(e.slots.close(), e.code.close())
+	return errors.Join(e.slots.close(), e.code.close(), unix.Close(e.listens))
 }
 
 // Rest makes sure that no guest code runs in the stub that ran last, not even

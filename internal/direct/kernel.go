@@ -374,6 +374,7 @@ func (k *Kernel) enter(b *cached, user *space) (entered, error) {
 		k.pair.silence()
 		c.Paired = 1
 		k.pair.place(user.p)
+		k.pair.setMaps(user)
 	} else {
 		e.near.kernel(p)
 	}

@@ -117,6 +117,7 @@ func (c *codeCache) place(area uint64, p *stub.Program, slot []byte) {
 		SaveX:   p.SaveX,
 		CheckX:  p.CheckX,
 		LoadX:   p.LoadX,
+		Invlpg:  p.Invlpg,
 		Frame:   control + stub.FrameOff,
 
 		Tags:    uint32(c.base + tagsOff),

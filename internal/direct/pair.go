@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 	"unsafe"
 
 	"ring3/internal/bt"
@@ -32,15 +34,21 @@ type pair struct {
 	sysrets, syscalls, faults uint64 // counted by the kernel stub, as of its last stop
 
 	entry faultEntry
+
+	checked time.Time // see checkTables
 }
 
 // Pair lets two engines of the same virtual CPU hand over to each other, through
-// the annex of guest memory that has its number.
-func Pair(u *Engine, k *Kernel) {
+// the annex of guest memory that has its number. It comes before their first Run.
+func Pair(u *Engine, k *Kernel) error {
+	if err := unix.Dup3(u.listens, k.e.listens, unix.O_CLOEXEC); err != nil {
+		return err
+	}
 	h := &pair{u: u, k: k, h: u.handoff()}
 	h.spin.max = u.spinRun.max
 	u.pair, k.pair, k.e.pair = h, h, h
 	k.e.kick, k.e.near = u.kick, u.near
+	return nil
 }
 
 // handoff is the hand-over page of the engine's stubs.
@@ -123,6 +131,7 @@ func (p *proc) park() error {
 // next one may not see the registers of the last either.
 func (h *pair) silence() {
 	h.h.GPR, h.h.FSBase, h.h.GSBase, h.h.RIP, h.h.Flags, h.h.CR2 = [16]uint64{}, 0, 0, 0, 0, 0
+	h.h.NCalls, h.h.Calls = 0, [stub.MaxHandCalls]stub.Call{}
 	atomic.StoreUint32(&h.h.UserBell, 0)
 	atomic.StoreUint32(&h.h.KernelBell, 0)
 }
@@ -130,7 +139,7 @@ func (h *pair) silence() {
 // offer prepares the kernel stub for system calls of the user stub that is
 // about to run, after which attend makes it listen. It is false when they must
 // come to the monitor.
-func (h *pair) offer(user *proc) (bool, error) {
+func (h *pair) offer(s *space) (bool, error) {
 	k := h.k
 	atomic.StoreUint32(&h.h.Fast, 0)
 	if k.s == nil || !k.ran {
@@ -158,7 +167,8 @@ func (h *pair) offer(user *proc) (bool, error) {
 	c.Paired, c.Owner = 1, 0
 	c.GSBase, c.Want = bt.Delta, 0
 	k.setWords()
-	h.place(user)
+	h.place(s.p)
+	h.setMaps(s)
 	return true, nil
 }
 
@@ -220,10 +230,21 @@ func (h *pair) attached() *space {
 	return s
 }
 
-// wait waits until the user stub or the kernel stub stops, and returns the one
+// wait waits until one of the stubs stops, like await, and brings the books up
+// to date.
+func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
+	stopped, err := h.await(s, kernel)
+	h.takeChanges(s, kernel)
+	if stopped == s.p && err == nil {
+		err = h.checkTables(s)
+	}
+	return stopped, err
+}
+
+// await waits until the user stub or the kernel stub stops, and returns the one
 // that did: guest code ran in that one. An error with the user stub means that
 // it is beyond use and took the guest's registers with it.
-func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
+func (h *pair) await(s *space, kernel *proc) (*proc, error) {
 	hd, e, user := h.h, h.u, s.p
 	start := host.TSC()
 	found := host.SpinUntil(&hd.Event, 1, kernel.spinFor(h.spin.budget(e.microsecond)))

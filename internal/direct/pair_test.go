@@ -63,7 +63,7 @@ func newPairGuestAs(t *testing.T, user []byte, paired bool) *pairGuest {
 	runtime.LockOSThread() // its affinity changes; it ends with the test
 	g := &pairGuest{kernelGuest: newKernelGuest(t, syscallCode, true)}
 	var err error
-	if g.u, err = New(Config{Mem: g.mem, State: g.st}); err != nil {
+	if g.u, err = New(Config{Mem: g.mem, State: g.st, Invalidated: g.c.Invalidate}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -72,7 +72,9 @@ func newPairGuestAs(t *testing.T, user []byte, paired bool) *pairGuest {
 		}
 	})
 	if paired {
-		Pair(g.u, g.k)
+		if err := Pair(g.u, g.k); err != nil {
+			t.Fatal(err)
+		}
 	}
 	g.mapPage(codeVA, g.page(user), pteUser|x86.PTEAccessed)
 	g.mapPage(stackVA-4096, g.page(nil), pteRW|x86.PTENX|x86.PTEAccessed|x86.PTEDirty)

@@ -289,7 +289,7 @@ func (e *Engine) enter(s *space) (kicked, inKernel bool, err error) {
 			return false, false, err
 		}
 		e.pair.silence()
-		if paired, err = e.pair.offer(p); err != nil {
+		if paired, err = e.pair.offer(s); err != nil {
 			e.pair.failed = err
 			return false, true, nil
 		}

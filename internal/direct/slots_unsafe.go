@@ -98,3 +98,8 @@ func cpuids(slot []byte) *stub.CPUIDs {
 func callList(slot []byte) *[stub.MaxCalls]stub.Call {
 	return (*[stub.MaxCalls]stub.Call)(unsafe.Pointer(&slot[stub.SlotCalls]))
 }
+
+// changes is the list of a kernel stub.
+func changes(slot []byte) *[stub.MaxChanges]stub.Change {
+	return (*[stub.MaxChanges]stub.Change)(unsafe.Pointer(&slot[stub.SlotChanges]))
+}

@@ -40,6 +40,7 @@ type Stats struct {
 	Handed         uint64 // system calls handed to the kernel stub
 	HandedFaults   uint64 // page faults, likewise
 	PagesWeakened  uint64 // that lost the right to be written only
+	Changes        uint64 // pages mapped and unmapped while the monitor slept
 	Parks          uint64 // stubs that listened and were stopped
 	Sites          uint64 // system calls patched
 	FastSyscalls   uint64 // and the stops that came by them

@@ -77,7 +77,7 @@ func (e *Engine) startZygote() error {
 	if z.prog, err = stub.Build(e.pickBase(), e.xmask, uint32(e.xsize), bt.Delta, bt.Lowest); err != nil {
 		return err
 	}
-	image, err := stub.Image(z.prog, &z.secrets, os.Getpid(), len(e.slots.proofs), e.cpuidTrap, e.mem.AnnexAt(e.cfg.CPU), e.code.answers)
+	image, err := stub.Image(z.prog, &z.secrets, os.Getpid(), len(e.slots.proofs), e.cpuidTrap, e.mem.Size(), e.mem.AnnexAt(e.cfg.CPU), e.code.answers)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (e *Engine) startZygote() error {
 	e.slots.proof(zygoteSlot)
 	z.p = e.newProc(z, zygoteSlot)
 	e.spawner.do(func() {
-		z.p.pid, err = host.Spawn(image, append([]int{e.mem.FD(), e.slots.fd, e.code.fd}, e.slots.proofs...))
+		z.p.pid, err = host.Spawn(image, append([]int{e.mem.FD(), e.slots.fd, e.code.fd, e.listens}, e.slots.proofs...))
 	})
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"time"
 
@@ -69,4 +70,20 @@ func procFields(pid int, name string) ([][]byte, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return bytes.Fields(b[:n]), nil
+}
+
+// PageTables is the size in bytes of the page tables that the host kernel keeps
+// for a process (proc_pid_status(5), VmPTE).
+func PageTables(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(b) {
+		if v, ok := bytes.CutPrefix(line, []byte("VmPTE:")); ok {
+			kib, err := strconv.ParseUint(string(bytes.TrimSuffix(bytes.TrimSpace(v), []byte(" kB"))), 10, 54)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("status: no VmPTE")
 }

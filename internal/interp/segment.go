@@ -89,6 +89,10 @@ func (c *CPU) selectTLB() {
 	}
 }
 
+// Invalidate drops the cached translations of a page, which the guest kernel has
+// invalidated in translated code.
+func (c *CPU) Invalidate(lin uint64) { c.tlb.flushPage(lin) }
+
 // flushTLB drops cached translations. It does not tell other engines.
 func (c *CPU) flushTLB(f Flush) {
 	c.stat.Flushes++

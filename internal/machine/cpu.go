@@ -53,6 +53,7 @@ func (m *Machine) build(p *processor, n int, table *cpuid.Table, cfg Config) (er
 	p.cpu.Timed = cfg.Timed
 	engine := direct.Config{Mem: m.mem, State: &p.cpu.State, CPU: n, Beside: m.cpus[0].user}
 	user := engine
+	user.Invalidated = p.cpu.Invalidate
 	user.CPUID, user.MaxStubs = p.env.answers, max(allStubs/cfg.CPUs, leastStubs)
 	if p.user, err = direct.New(user); err != nil {
 		return err
@@ -63,7 +64,9 @@ func (m *Machine) build(p *processor, n int, table *cpuid.Table, cfg Config) (er
 			return err
 		}
 		if cfg.Verify == 0 {
-			direct.Pair(p.user, p.kernel)
+			if err := direct.Pair(p.user, p.kernel); err != nil {
+				return err
+			}
 		}
 		p.vcpu.Translate(p.kernel)
 	}

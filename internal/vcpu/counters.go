@@ -188,6 +188,7 @@ func (v *VCPU) addDirect(t *stats.Table) {
 	t.Add("patched", "system calls to the monitor without a signal", n.FastSyscalls, 0)
 	t.Add("patched", "system calls to the kernel stub", n.Handed, 0)
 	t.Add("stub", "page faults to the kernel stub", n.HandedFaults, 0)
+	t.Add("stub", "pages mapped and unmapped by the stubs", n.Changes, 0)
 	t.Add("stub", "stopped while waiting for another stub", n.Parks, 0)
 	t.Add("patched", "traps of patched instructions", n.PatchedTraps, 0)
 	t.Add("patched", "CPUID answered in the stub", n.CPUIDs, 0)

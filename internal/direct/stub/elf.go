@@ -19,9 +19,10 @@ const (
 // Image makes the ELF executable of a zygote: the code and the start-up
 // list. parent is the process that the stub must be a child of.
 // handoff is the offset of the hand-over page in the file that RAM is in, and
-// answers that of the answers in the file of code pages.
-func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff, answers uint64) ([]byte, error) {
-	data, err := initData(p, s, parent, slots, cpuidFaults, handoff, answers)
+// answers that of the answers in the file of code pages. ram is the size of
+// guest memory in bytes.
+func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, ram, handoff, answers uint64) ([]byte, error) {
+	data, err := initData(p, s, parent, slots, cpuidFaults, ram, handoff, answers)
 	if err != nil {
 		return nil, err
 	}
@@ -55,8 +56,8 @@ func Image(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff,
 
 // initData lays out the start-up list: a header entry with the count, the
 // entries, and behind them what they point to.
-func initData(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, handoff, answers uint64) ([]byte, error) {
-	filter, err := Filter(p, s)
+func initData(p *Program, s *Secrets, parent, slots int, cpuidFaults bool, ram, handoff, answers uint64) ([]byte, error) {
+	filter, err := Filter(p, s, ram)
 	if err != nil {
 		return nil, err
 	}

@@ -46,6 +46,7 @@ func (a *asm) faultSide(xmask uint64) {
 	a.jcc(ccE, "announce")
 	a.cmpImm(rax, BellRun)
 	a.jcc(ccNE, "faultOther")
+	a.callsFirst("fault")
 	a.takeUser()
 	a.load64(rcx, oFPU)
 	a.movImm(rax, uint32(xmask))
@@ -200,6 +201,8 @@ func (a *asm) faultTake(delta uint64) {
 
 	a.ctl(true, 0, oFaults, 0, 0xff) // inc
 	a.set32(oMapped, 1)
+	a.store32(oFaultErr, rbx)
+	a.store64(oFaultVA, rsi)
 	a.store64(oCR+16, rsi)
 	a.takeRegisters()
 	a.load32(rax, oFaultSel)

@@ -16,6 +16,10 @@ type Secrets struct {
 	Args [2]uint64
 	// Compat are the second to sixth argument of the 32-bit call.
 	Compat [5]uint32
+	// Page and Drop are for the calls of the hand-over page: Page is like Mmap,
+	// Drop like Args.
+	Page [3]uint32
+	Drop [2]uint64
 	// Clone are those of clone; only ever shown to a zygote, which never runs
 	// guest code.
 	Clone [2]uint64
@@ -46,11 +50,22 @@ const sysSetThreadArea32 = 243
 
 // word is a 32-bit load and what must be found there.
 type word struct {
-	off uint32
-	val uint32
-	// cond is how the loaded value compares: equal, or at most val.
-	atMost bool
+	off  uint32
+	val  uint32
+	cond condition
 }
+
+// condition is how the loaded value compares.
+type condition uint8
+
+const (
+	equal condition = iota
+	atMost
+	differs
+	// atMostPages: the quadword at off, without its low 12 bits, is at most val
+	// pages.
+	atMostPages
+)
 
 // rule allows one system call at one instruction when all words match.
 type rule struct {
@@ -63,13 +78,14 @@ type rule struct {
 func argLo(i int, v uint32) word { return word{off: dataArgs + uint32(8*i), val: v} }
 func argHi(i int, v uint32) word { return word{off: dataArgs + uint32(8*i) + 4, val: v} }
 func argMax(i int, v uint32) word {
-	return word{off: dataArgs + uint32(8*i), val: v, atMost: true}
+	return word{off: dataArgs + uint32(8*i), val: v, cond: atMost}
 }
 
 func arg(i int, v uint64) []word { return []word{argLo(i, uint32(v)), argHi(i, uint32(v>>32))} }
 
-// rules is the complete list of what a stub may do.
-func rules(p *Program, s *Secrets) []rule {
+// rules is the complete list of what a stub may do. ram is the size of guest
+// memory in bytes.
+func rules(p *Program, s *Secrets, ram uint64) []rule {
 	secret := func(v [2]uint64, more ...word) []word {
 		return append(append(arg(4, v[0]), arg(5, v[1])...), more...)
 	}
@@ -84,6 +100,16 @@ func rules(p *Program, s *Secrets) []rule {
 	for i, v := range s.Compat {
 		compat = append(compat, argLo(i+1, v))
 	}
+	// One page outside the stub's own 4 GiB.
+	page := append(arg(1, PageSize), word{off: dataArgs + 4, val: uint32(p.Base >> 32), cond: differs})
+	mapPage := append([]word{
+		argHi(2, s.Page[0]), argHi(3, s.Page[1]), argHi(4, s.Page[2]),
+		argMax(2, unix.PROT_READ|unix.PROT_WRITE),
+		argLo(3, unix.MAP_SHARED|unix.MAP_FIXED),
+		argLo(4, FDRAM),
+		{off: dataArgs + 8*5, val: uint32(ram/PageSize) - 1, cond: atMostPages},
+	}, page...)
+	dropPage := append(append(arg(4, s.Drop[0]), arg(5, s.Drop[1])...), page...)
 	const x64 = auditArchX8664
 	list := []rule{
 		{p.SiteWait, x64, unix.SYS_FUTEX, append(arg(0, control+oCmd), argLo(1, futexWait))},
@@ -99,6 +125,12 @@ func rules(p *Program, s *Secrets) []rule {
 		{p.SiteCompat, auditArchI386, sysSetThreadArea32, compat},
 		{p.SiteClone, x64, unix.SYS_CLONE, secret(s.Clone)},
 		{p.SiteExit, x64, unix.SYS_EXIT_GROUP, nil},
+		{p.SiteHand, x64, unix.SYS_MMAP, mapPage},
+		{p.SiteHand, x64, unix.SYS_MUNMAP, dropPage},
+		{p.SiteListens, x64, unix.SYS_READ, append(arg(1, control+oProofs), argLo(0, FDListens), argLo(2, 8), argHi(2, 0))},
+	}
+	for _, site := range p.SitesProve {
+		list = append(list, rule{site, x64, unix.SYS_WRITE, append(arg(1, p.One), argLo(0, FDListens), argLo(2, 8), argHi(2, 0))})
 	}
 	for _, b := range p.Bells {
 		list = append(list, rule{b.Site, x64, unix.SYS_FUTEX, append(arg(0, p.Base+b.Off), argLo(1, b.Op))})
@@ -110,7 +142,7 @@ func rules(p *Program, s *Secrets) []rule {
 // two loads: its address is not in the stub's 4 GiB. (seccomp_data gives the
 // address behind the system-call instruction; that is what Program's sites
 // are.)
-func Filter(p *Program, s *Secrets) ([]bpf.RawInstruction, error) {
+func Filter(p *Program, s *Secrets, ram uint64) ([]bpf.RawInstruction, error) {
 	eq := func(off, val uint32) []bpf.Instruction {
 		return []bpf.Instruction{
 			bpf.LoadAbsolute{Off: off, Size: 4},
@@ -119,12 +151,28 @@ func Filter(p *Program, s *Secrets) ([]bpf.RawInstruction, error) {
 		}
 	}
 	prog := eq(dataIP+4, uint32(p.Base>>32))
-	for _, r := range rules(p, s) {
+	for _, r := range rules(p, s, ram) {
 		body := eq(dataArch, r.arch)
 		for _, w := range r.words {
 			c := eq(w.off, w.val)
-			if w.atMost {
+			switch w.cond {
+			case atMost:
 				c[1] = bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: w.val, SkipTrue: 1}
+			case differs:
+				c[1] = bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: w.val, SkipTrue: 1}
+			case atMostPages:
+				c = []bpf.Instruction{
+					bpf.LoadAbsolute{Off: w.off + 4, Size: 4},
+					bpf.JumpIf{Cond: bpf.JumpLessThan, Val: 1 << 12, SkipTrue: 1},
+					bpf.RetConstant{Val: retTrap},
+					bpf.ALUOpConstant{Op: bpf.ALUOpShiftLeft, Val: 20},
+					bpf.TAX{},
+					bpf.LoadAbsolute{Off: w.off, Size: 4},
+					bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 12},
+					bpf.ALUOpX{Op: bpf.ALUOpOr},
+					bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: w.val, SkipTrue: 1},
+					bpf.RetConstant{Val: retTrap},
+				}
 			}
 			body = append(body, c...)
 		}

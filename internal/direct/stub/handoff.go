@@ -40,24 +40,30 @@ type Handoff struct {
 	CR2          uint64 // of a fault
 	Err          uint64 // its error code, as the host has it
 	_            [0x10]byte
-	Done         uint32 // the user stub has done what BellSave or BellLoad wants
-	_            [0x1fc]byte
+	Done         uint32 // the user stub has done what BellSave, BellLoad or BellListen wants
+	NCalls       uint32 // the user stub makes these calls before it resumes: see maps.go
+	_            [0x38]byte
+	Calls        [MaxHandCalls]Call
 	XState       [MaxXState]byte // extended state on its way, an XSAVE image in standard format
 }
+
+// MaxHandCalls is the room for calls in the hand-over page.
+const MaxHandCalls = 7
 
 // MaxXState is the largest image of extended state that stubs hand over.
 const MaxXState = 0xc00
 
 // Values of a bell.
 const (
-	BellRun   = 1 // a system call, or the return of one
-	BellPark  = 2 // look at Control: Park or Cmd is set
-	BellStop  = 3 // to the kernel stub: a user stub has stopped, wake the monitor
-	BellSpin  = 4 // to the kernel stub: user code runs again, spin
-	BellFault = 5 // to the kernel stub: a page fault
-	BellServe = 6 // to the user stub: the fault is none of the guest's
-	BellSave  = 7 // to the user stub: store the extended state
-	BellLoad  = 8 // to the user stub: load it
+	BellRun    = 1 // a system call, or the return of one
+	BellPark   = 2 // look at Control: Park or Cmd is set
+	BellStop   = 3 // to the kernel stub: a user stub has stopped, wake the monitor
+	BellSpin   = 4 // to the kernel stub: user code runs again, spin
+	BellFault  = 5 // to the kernel stub: a page fault
+	BellServe  = 6 // to the user stub: the fault is none of the guest's
+	BellSave   = 7 // to the user stub: store the extended state
+	BellLoad   = 8 // to the user stub: load it
+	BellListen = 9 // to the user stub: prove that it listens
 )
 
 const (
@@ -76,6 +82,8 @@ const (
 	hCR2          = 0x1e0
 	hErr          = 0x1e8
 	hDone         = 0x200
+	hNCalls       = 0x204
+	hCalls        = 0x240
 	hXState       = 0x400
 )
 
@@ -185,6 +193,7 @@ func (a *asm) userSide(xmask uint64) {
 	a.handXchg(hUserBell, rax)
 	a.cmpImm(rax, BellRun)
 	a.jcc(ccNE, "userOther")
+	a.callsFirst("user")
 	a.takeUser()
 	a.jmp("resume")
 
@@ -302,8 +311,6 @@ func (a *asm) kernelSide(xmask, delta, lowest uint64, xsize uint32) {
 	a.jcc(ccNE, "sysretStop")
 	a.cmp32(oWant, 0)
 	a.jcc(ccNE, "sysretStop")
-	a.cmp32(oMapped, 0)
-	a.jcc(ccNE, "sysretStop")
 	a.load64(rax, oCR+24)
 	a.ctl(true, rax, oUserCR3, 0, 0x3b) // cmp rax, [UserCR3]
 	a.jcc(ccNE, "sysretStop")
@@ -315,6 +322,11 @@ func (a *asm) kernelSide(xmask, delta, lowest uint64, xsize uint32) {
 	a.bytes(0x48, 0x89, 0xc8)       // mov rax, rcx
 	a.bytes(0x48, 0xc1, 0xe8, 0x2f) // shr rax, 47
 	a.jcc(ccNE, "sysretStop")
+	a.cmp32(oMapped, 0)
+	a.jcc(ccNE, "maps")
+	a.cmp32(oNGone, 0)
+	a.jcc(ccNE, "maps")
+	a.label("giveUser")
 	a.giveRegisters()
 	a.handStore(hGPR+8*rsp, rdx)
 	a.handStore(hFlags, r11)
@@ -424,6 +436,8 @@ func (a *asm) kernelSide(xmask, delta, lowest uint64, xsize uint32) {
 	a.setCR3()
 	a.xstateKernel(xmask, xsize)
 	a.userMiss(delta, lowest)
+	a.maps()
+	a.invlpg()
 
 	a.label("kernelAgain") // a program's doing
 	a.set32(oOwner, 0)

@@ -5,21 +5,23 @@ package stub
 // needs no register for it.
 //
 //	base + 0        code, R-X
-//	base + 0x3000   Control
-//	base + 0x4000   call list, MaxCalls entries of Call
-//	base + 0x5000   XSAVE image that the monitor fills in
-//	base + 0x6000   return addresses of patched system calls; see Site
-//	base + 0x7000   user TLB of a kernel stub
-//	base + 0x9000   alternate signal stack, grows down from the area's end
+//	base + 0x4000   Control
+//	base + 0x5000   call list, MaxCalls entries of Call
+//	base + 0x6000   XSAVE image that the monitor fills in
+//	base + 0x7000   return addresses of patched system calls; see Site. In a
+//	                kernel stub, the changes; see maps.go
+//	base + 0x8000   user TLB of a kernel stub
+//	base + 0xa000   alternate signal stack, grows down from the area's end
 const (
 	PageSize = 4096
 
 	CodeOff    = 0
-	CodeSize   = 3 * PageSize
+	CodeSize   = 4 * PageSize
 	ControlOff = CodeOff + CodeSize
 	CallsOff   = ControlOff + PageSize
 	XSaveOff   = CallsOff + PageSize
 	ReturnsOff = XSaveOff + PageSize
+	ChangesOff = ReturnsOff
 	UserTLBOff = ReturnsOff + PageSize
 	StackOff   = UserTLBOff + 2*PageSize
 	AreaSize   = StackOff + 13*PageSize
@@ -31,6 +33,7 @@ const (
 	SlotCalls   = CallsOff - ControlOff
 	SlotXSave   = XSaveOff - ControlOff
 	SlotReturns = ReturnsOff - ControlOff
+	SlotChanges = ChangesOff - ControlOff
 	SlotUserTLB = UserTLBOff - ControlOff
 	SlotStack   = StackOff - ControlOff
 )
@@ -40,7 +43,8 @@ const (
 	FDRAM     = 0 // guest memory
 	FDControl = 1 // control slots
 	FDCode    = 2 // private copies of patched code pages
-	FDProof   = 3 // eventfd of the stub: see doc.go, "Proof"
+	FDListens = 3 // eventfd of all stubs of a virtual CPU: see maps.go
+	FDProof   = 4 // eventfd of the stub: see doc.go, "Proof"
 	// In a zygote, the eventfd of slot i is FDProof+i.
 )
 
@@ -180,7 +184,35 @@ type Control struct {
 	MissEA   [2]uint64 // and its last two addresses
 
 	UserFills uint64 // pages entered
+
+	// Pages that the user stub maps and unmaps without the monitor: see maps.go.
+	MapGive  uint32    // it is allowed
+	Listens  uint32    // the user stub has proved it since it was last rung
+	FaultErr uint32    // error code of the fault that was taken last
+	MapRoom  uint32    // pages that may be mapped
+	FaultVA  uint64    // its address
+	StubHigh uint64    // upper half of the user stub's own addresses
+	Keep     [3]uint64 // RIP, RFLAGS and RSP of user code meanwhile
+	Proofs   uint64    // read from the eventfd
+	PageCall [3]uint64 // arguments of mmap that hold secrets: prot, flags, fd
+	DropCall [2]uint64 // and of munmap: the fifth and the sixth
+	Gone     [MaxGone]uint64
+	NGone    uint32 // pages invalidated, in Gone
+	NChanges uint32 // in the list at ChangesOff
 }
+
+// Change is a page of user memory that the user stub has been told to map, or
+// to unmap, without the monitor.
+type Change struct {
+	VA    uint64
+	Entry uint64 // 0: unmapped; else the guest-physical address, 1, and 2 if it is writable
+}
+
+// MaxChanges is the room for changes.
+const MaxChanges = PageSize / 16
+
+// MaxGone is how many pages can have been invalidated before user code runs.
+const MaxGone = MaxHandCalls - 1
 
 // Space is a value of CR3, without the bit that forbids to flush, and the salt of
 // the address space in the user TLB (package bt).
@@ -267,6 +299,19 @@ const (
 	oMissAt     = oFlagsAt + 8
 	oMissEA     = oMissAt + 8
 	oUserFills  = oMissEA + 16
+	oMapGive    = oUserFills + 8
+	oListens    = oMapGive + 4
+	oFaultErr   = oListens + 4
+	oMapRoom    = oFaultErr + 4
+	oFaultVA    = oMapRoom + 4
+	oStubHigh   = oFaultVA + 8
+	oKeep       = oStubHigh + 8
+	oProofs     = oKeep + 24
+	oPageCall   = oProofs + 8
+	oDropCall   = oPageCall + 24
+	oGone       = oDropCall + 16
+	oNGone      = oGone + 8*MaxGone
+	oNChanges   = oNGone + 4
 )
 
 // DescOff is the offset of Control.Desc in the area, for set_thread_area.

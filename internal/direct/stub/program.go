@@ -7,6 +7,11 @@ type Program struct {
 	// Addresses of the system-call instructions: the call list, clone,
 	// exit_group, futex wake, futex wait. The filter allows no others.
 	SiteCalls, SiteCompat, SiteClone, SiteExit, SiteWake, SiteWait, SiteProof uint64
+	// And those of maps.go: reading the eventfd, the two that add to it, and the
+	// calls of the hand-over page.
+	SiteListens uint64
+	SitesProve  [2]uint64
+	SiteHand    uint64
 
 	One uint64 // address of the constant 1 that SiteProof writes
 
@@ -16,6 +21,7 @@ type Program struct {
 	Fast                   uint64 // where patched system calls arrive
 	Sysret, Iret, SetCR3   uint64 // where translated code jumps for these
 	SaveX, CheckX, LoadX   uint64 // and for XSAVE and XRSTOR
+	Invlpg                 uint64 // and for INVLPG
 
 	UserMissRead, UserMissWrite uint64 // and at a miss of the user TLB
 	Bells                       []Bell
@@ -81,6 +87,7 @@ func Build(base, xmask uint64, xsize uint32, delta, lowest uint64) (*Program, er
 	a.cpuid(xmask)
 	a.userSide(xmask)
 	a.kernelSide(xmask, delta, lowest, xsize)
+	a.handCalls()
 	a.label("one")
 	a.bytes(1, 0, 0, 0, 0, 0, 0, 0)
 	code, err := a.finish()
@@ -94,7 +101,8 @@ func Build(base, xmask uint64, xsize uint32, delta, lowest uint64) (*Program, er
 		SiteWake: at("siteWake"), SiteProof: at("siteProof"), One: at("one"), SiteWait: at("siteWait"),
 		Handler: at("handler"), ResumeStart: at("resume"), ResumeEnd: at("resumeEnd"), Exit: at("exit"),
 		Fast: at("fast"), Sysret: at("sysret"), Iret: at("iret"), SetCR3: at("setCR3"),
-		SaveX: at("saveX"), CheckX: at("checkX"), LoadX: at("loadX"),
+		SaveX: at("saveX"), CheckX: at("checkX"), LoadX: at("loadX"), Invlpg: at("invlpg"),
+		SiteListens: at("siteListens"), SitesProve: [2]uint64{at("userProof"), at("faultProof")}, SiteHand: at("siteHand"),
 		UserMissRead: at("userMissRead"), UserMissWrite: at("userMissWrite"),
 		Bells: []Bell{
 			{at("siteEvent"), futexWake, HandoffOff + hEvent},
@@ -107,6 +115,7 @@ func Build(base, xmask uint64, xsize uint32, delta, lowest uint64) (*Program, er
 			{at("faultBackRangWake"), futexWake, HandoffOff + hUserBell},
 			{at("saveXRangWake"), futexWake, HandoffOff + hUserBell},
 			{at("loadXRangWake"), futexWake, HandoffOff + hUserBell},
+			{at("listensRangWake"), futexWake, HandoffOff + hUserBell},
 			{at("faultWait"), futexWait, HandoffOff + hUserBell},
 			{at("userWait"), futexWait, HandoffOff + hUserBell},
 			{at("kernelWait"), futexWait, HandoffOff + hKernelBell},
@@ -498,7 +507,10 @@ const AnyResult = -10000
 
 // System-call numbers and futex operations that the code uses.
 const (
+	sysRead      = 0
 	sysWrite     = 1
+	sysMmap      = 9
+	sysMunmap    = 11
 	sysFutex     = 202
 	sysExitGroup = 231
 	futexWait    = 0

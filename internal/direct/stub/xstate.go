@@ -20,7 +20,7 @@ const (
 	imageHeader = 512
 )
 
-// xstateUser is the user stub's side, with the value of its bell in EAX. It
+// xstateUser is the user stub's side of this, and of BellListen, with the value of its bell in EAX. It
 // does not go on for other values. framed: the state is in the signal frame.
 func (a *asm) xstateUser(xmask uint64, framed bool, name string) {
 	frame := func(op byte) {
@@ -37,12 +37,17 @@ func (a *asm) xstateUser(xmask uint64, framed bool, name string) {
 	a.bytes(0x48, 0x0f, 0xae, 0x21) // xsave64 [rcx]
 	a.jmp(name + "Done")
 	a.label(name + "NoSave")
+	a.cmpImm(rax, BellListen)
+	a.jcc(ccE, name+"Prove")
 	a.cmpImm(rax, BellLoad)
 	a.jcc(ccNE, name+"Park")
 	a.xmask(xmask)
 	a.hand(true, rcx, hXState, 0, 0x8d)
 	a.bytes(0x48, 0x0f, 0xae, 0x29) // xrstor64 [rcx]
 	frame(0x21)                     // xsave64 [rcx]
+	a.jmp(name + "Done")
+	a.label(name + "Prove")
+	a.proveListens(name + "Proof")
 	a.label(name + "Done")
 	a.movImm(rax, 1)
 	a.handXchg(hDone, rax)
@@ -59,7 +64,7 @@ func (a *asm) xmask(xmask uint64) {
 func (a *asm) xstateKernel(xmask uint64, xsize uint32) {
 	a.label("saveX")
 	a.xstateBegin()
-	a.xstateAsk(BellSave, "saveX")
+	a.ask(BellSave, "saveX")
 	// A program that runs although it seems to listen can write to the
 	// hand-over page: the image is copied before it is checked.
 	a.hand(true, rsi, hXState, 0, 0x8d)
@@ -116,7 +121,7 @@ func (a *asm) xstateKernel(xmask uint64, xsize uint32) {
 	a.xmask(xmask)
 	a.hand(true, rcx, hXState, 0, 0x8d)
 	a.bytes(0x48, 0x0f, 0xae, 0x21) // xsave64 [rcx]
-	a.xstateAsk(BellLoad, "loadX")
+	a.ask(BellLoad, "loadX")
 	a.xstateForget(xsize)
 	a.goOn()
 }
@@ -130,9 +135,9 @@ func (a *asm) xstateBegin() {
 	a.jcc(ccE, "sysretStop")
 }
 
-// xstateAsk has the user stub do what a bell says. One that does not is the
+// ask has the user stub do what a bell says. One that does not is the
 // monitor's to find: it parks the kernel stub.
-func (a *asm) xstateAsk(bell uint32, name string) {
+func (a *asm) ask(bell uint32, name string) {
 	a.handSet(hDone, 0)
 	a.ring(bell, hUserBell, hUserSleeps, name+"Rang")
 	a.label(name + "Wait")
