@@ -12,7 +12,7 @@ import (
 
 var host = Host{ExitID: 0x1000, Scratch: 0x3008, Exit: 0x2000, IF: 0x1028, Want: 0x1030, Mask: 0x1038, TSCAux: 0x1040,
 	PopMask: 0x1048, IFMask: 0x1050, Upper: 0x1058, CR: 0x1060, Sel: 0x1090, FS: 0x10a8, GS: 0x10b0, Kernel: 0x10b8, FSGSBase: true,
-	Tags: 0x100000, Targets: 0x300000, Lookup: 0x500000, LookupAC: 0x500100, SMAP: true,
+	Jumps: 0x100000, Lookup: 0x500000, LookupAC: 0x500100, SMAP: true,
 	UserTLB: true, UserRead: 0x580000, UserWrite: 0x580800, UserDelta: 0x581000, UserIndex: 0x10c0, UserSalt: 0x1200, UserPage: 0x10c8, DFMask: 0x10d0, Room: 0x10d8}
 
 const at = 0x600000

@@ -86,8 +86,7 @@ type Host struct {
 	GS       uint32 // and of GS; the host's FS.base is this one folded
 	Kernel   uint32 // quadword: IA32_KERNEL_GS_BASE
 	TSCAux   uint32 // doubleword: IA32_TSC_AUX
-	Tags     uint32 // jump table: TableSize negated guest addresses
-	Targets  uint32 // and host addresses
+	Jumps    uint32 // jump table: TableSize negated guest addresses, each with the host address behind it
 	Lookup   uint64 // the routine of package function Lookup
 	LookupAC uint64 // and of LookupAC
 

@@ -6,15 +6,15 @@ import "ring3/internal/x86"
 // An address has two places in it, whose indices are bits of the address: with
 // one, some of the few thousand targets of a kernel would share it, and take it
 // from each other all the time.
-const TableSize = 1 << 18
+const TableSize = 1 << 16
 
 // IndexMasks are the bits of the two indices, for PEXT. Both have the lowest
 // ones: many targets are close to each other.
-var IndexMasks = [2]uint64{TableSize - 1, 0x3f<<18 | 1<<12 - 1}
+var IndexMasks = [2]uint64{TableSize - 1, 0x3f<<16 | 1<<10 - 1}
 
 // Indices are the places of an address.
 func Indices(rip uint64) [2]int {
-	return [2]int{int(rip % TableSize), int(rip>>18&0x3f<<12 | rip%(1<<12))}
+	return [2]int{int(rip % TableSize), int(rip>>16&0x3f<<10 | rip%(1<<10))}
 }
 
 // EmptyTag is the tag of an empty entry, that of an address which has neither
@@ -42,8 +42,9 @@ func lookup(h *Host, at uint64, id uint32, ac bool) *Block {
 			e.load(x86.RCX, 2)
 		}
 		e.pext(x86.RDX, x86.RCX, mask)
-		e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Tags+rdx*8]
-		e.imm32(h.Tags)
+		e.lea(x86.RDX, x86.RDX, x86.RDX, 0)
+		e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Jumps+rdx*8]
+		e.imm32(h.Jumps)
 		e.bytes(0x48, 0x8d, 0x0c, 0x11) // lea rcx, [rcx+rdx]
 		if ac {
 			e.movImm(x86.RDX, 1<<64-1<<62) // as Key does
@@ -54,8 +55,9 @@ func lookup(h *Host, at uint64, id uint32, ac bool) *Block {
 		e.land(hit)
 		e.load(x86.RCX, 2)
 		e.pext(x86.RDX, x86.RCX, mask)
-		e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Targets+rdx*8]
-		e.imm32(h.Targets)
+		e.lea(x86.RDX, x86.RDX, x86.RDX, 0)
+		e.bytes(0x48, 0x8b, 0x14, 0xd5) // mov rdx, [Jumps+8+rdx*8]
+		e.imm32(h.Jumps + 8)
 		e.save(3, x86.RDX)
 		e.load(x86.RCX, 0)
 		e.load(x86.RDX, 1)

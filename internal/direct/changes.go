@@ -96,5 +96,6 @@ func (h *pair) checkTables(s *space) error {
 const (
 	tablesEvery = 250 * time.Millisecond
 	tablesSlack = 16 << 20
-	mapFixed    = 0x11 // MAP_SHARED | MAP_FIXED
+	// With MAP_POPULATE the host does not fault again for the page.
+	mapFixed = 0x8011 // MAP_SHARED | MAP_FIXED | MAP_POPULATE
 )

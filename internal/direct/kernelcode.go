@@ -18,11 +18,10 @@ import (
 // Layout of the translation cache, a memfd that the stub maps for execution
 // and the monitor for writing: the jump table and the user TLB (package bt), then code.
 const (
-	cacheSize  = 64 << 20
-	cacheOff   = 2 << 20 // from the base of the stub area
-	tagsOff    = 0
-	targetsOff = 8 * bt.TableSize
-	codeOff    = 16 * bt.TableSize
+	cacheSize = 64 << 20
+	cacheOff  = 2 << 20 // from the base of the stub area
+	jumpsOff  = 0
+	codeOff   = 16 * bt.TableSize
 )
 
 // cached is a translation in the cache.
@@ -120,9 +119,8 @@ func (c *codeCache) place(area uint64, p *stub.Program, slot []byte) {
 		Invlpg:  p.Invlpg,
 		Frame:   control + stub.FrameOff,
 
-		Tags:    uint32(c.base + tagsOff),
-		Targets: uint32(c.base + targetsOff),
-		Lookup:  c.base + codeOff,
+		Jumps:  uint32(c.base + jumpsOff),
+		Lookup: c.base + codeOff,
 
 		UserRead:  control + stub.UserTLBOff,
 		UserWrite: control + stub.UserTLBOff + 8*bt.UserTLBSize,

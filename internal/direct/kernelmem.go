@@ -10,11 +10,11 @@ func (c *codeCache) put32(off uint64, v uint32) { binary.LittleEndian.PutUint32(
 
 func (c *codeCache) get32(off uint64) uint32 { return binary.LittleEndian.Uint32(c.mem[off:]) }
 
-func (c *codeCache) tag(i int) uint64 { return binary.LittleEndian.Uint64(c.mem[tagsOff+8*i:]) }
+func (c *codeCache) tag(i int) uint64 { return binary.LittleEndian.Uint64(c.mem[jumpsOff+16*i:]) }
 
 func (c *codeCache) setTag(i int, tag, host uint64) {
-	binary.LittleEndian.PutUint64(c.mem[tagsOff+8*i:], tag)
-	binary.LittleEndian.PutUint64(c.mem[targetsOff+8*i:], host)
+	binary.LittleEndian.PutUint64(c.mem[jumpsOff+16*i:], tag)
+	binary.LittleEndian.PutUint64(c.mem[jumpsOff+16*i+8:], host)
 }
 
 // isCode reports whether some engine took code from a page of RAM.

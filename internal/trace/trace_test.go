@@ -61,7 +61,7 @@ func TestRanges(t *testing.T) {
 // translation translates code at rip.
 func translation(rip uint64, code []byte) *direct.Translation {
 	h := &bt.Host{Exit: 0x1000, Sysret: 0x1100, Lookup: 0x2000, LookupAC: 0x2100, Scratch: 0x3000, ExitID: 0x3100, IF: 0x3108,
-		Want: 0x3110, Mask: 0x3118, Tags: 0x200000, Targets: 0x400000}
+		Want: 0x3110, Mask: 0x3118, Jumps: 0x200000}
 	const at = 0x100000
 	b := bt.Translate(h, rip, false, code, at, 7, bt.MaxInsts, func(uint64) bool { return false })
 	return &direct.Translation{Block: b, Guest: code, Host: b.Code, At: at, Names: h}

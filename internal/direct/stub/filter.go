@@ -105,7 +105,7 @@ func rules(p *Program, s *Secrets, ram uint64) []rule {
 	mapPage := append([]word{
 		argHi(2, s.Page[0]), argHi(3, s.Page[1]), argHi(4, s.Page[2]),
 		argMax(2, unix.PROT_READ|unix.PROT_WRITE),
-		argLo(3, unix.MAP_SHARED|unix.MAP_FIXED),
+		argLo(3, unix.MAP_SHARED|unix.MAP_FIXED|unix.MAP_POPULATE),
 		argLo(4, FDRAM),
 		{off: dataArgs + 8*5, val: uint32(ram/PageSize) - 1, cond: atMostPages},
 	}, page...)
