@@ -18,8 +18,7 @@ import (
 func (h *pair) setMaps(s *space) {
 	e, c := h.u, h.k.s.p.ctl
 	c.Listens, c.NGone, c.NChanges, c.MapGive = 0, 0, 0, 0
-	room := min((e.cfg.MaxMaps-4-s.maps)/2, e.maxPages-s.pages, e.maxLeaves-len(s.leaves))
-	c.MapRoom = uint32(max(room, 0))
+	c.MapRoom = uint32(max(0, e.room(s)))
 	if c.FaultTake == 0 || e.near.scarce { // asking needs both stubs awake
 		return
 	}
@@ -28,6 +27,11 @@ func (h *pair) setMaps(s *space) {
 	c.DropCall = k.Drop
 	c.StubHigh = s.p.base >> 32
 	c.MapGive = 1
+}
+
+// room is how many pages may be mapped before something must be evicted.
+func (e *Engine) room(s *space) int {
+	return min((e.cfg.MaxMaps-4-s.maps)/2, e.maxPages-s.pages, e.maxLeaves-len(s.leaves))
 }
 
 // takeChanges enters in the books what the kernel stub has had done since
@@ -42,7 +46,7 @@ func (h *pair) takeChanges(s *space, kernel *proc) {
 			continue
 		}
 		if ent &= entAddr | entPresent | entWrite; ent != 0 {
-			if _, ram := e.mem.Offset(ent.gpa()); !ram {
+			if _, ram := e.mem.Offset(ent.gpa()); !ram || e.room(s) <= 0 {
 				continue
 			}
 			ent |= entPresent

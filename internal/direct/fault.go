@@ -167,7 +167,7 @@ func (e *Engine) text(s *space, gva uint64, t *table) (entry, error) {
 	ent := entPresent | entExec | entry(t.pte(index(gva))&x86.PTEAddr)
 	gpa := ent.gpa()
 	if _, ram := e.mem.Offset(gpa); !ram || s.get(gva) != 0 || !s.p.outside(gva) || !t.allows(index(gva), ent) ||
-		e.hasMapping(gpa, entWrite) {
+		e.mem.Flags(gpa)&guestmem.PageStubWrite != 0 && e.hasMapping(gpa, entWrite) {
 		return 0, nil
 	}
 	if !e.scanned(gpa) {

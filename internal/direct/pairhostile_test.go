@@ -131,7 +131,7 @@ func TestPairHostile(t *testing.T) {
 		// What the page gets: plausible or not.
 		b := make([]byte, 0x1f0)
 		le := binary.LittleEndian
-		for off, max := range map[int]int{0: 7, 0x40: 7, 0x80: 2, 0x84: 2, 0xc0: 2, 0x100: 2, 0x104: 2} {
+		for off, max := range map[int]int{0: 10, 0x40: 10, 0x80: 2, 0x84: 2, 0xc0: 2, 0x100: 2, 0x104: 2} {
 			le.PutUint32(b[off:], uint32(r.IntN(max)))
 		}
 		for off := 0x140; off < 0x1f0; off += 8 {
@@ -160,6 +160,15 @@ func TestPairHostile(t *testing.T) {
 			st.GPR[x86.R8] += 0xc0
 			st.GPR[x86.R9] += 0xc0
 			st.GPR[x86.R10] = pick(4, 0x48)
+		}
+		if r.IntN(4) == 0 { // calls for the stub to make
+			calls := make([]byte, 0x1fc)
+			le.PutUint32(calls, uint32(r.IntN(9)))
+			for off := 0x3c; off+8 <= len(calls); off += 8 {
+				le.PutUint64(calls[off:], pick(0, 9, 11, 4096, 3, 0x8011, codeVA, absent, 1<<32, anywhere()))
+			}
+			g.poke(hBuf+0x900, calls)
+			st.GPR[x86.R8], st.GPR[x86.R9], st.GPR[x86.R10] = hBuf+0x900, prog.Base+stub.HandoffOff+0x204, uint64(len(calls))
 		}
 		st.GPR[x86.R12], st.GPR[x86.R13], st.GPR[x86.R14] = hBuf+0x800, prog.Base+stub.ControlOff+off, 4
 		var waits []uint64
