@@ -480,9 +480,11 @@ func (k *Kernel) freshen() {
 			s.stale, c.stale = true, true
 		} else {
 			for base := range c.local {
-				if l := s.leaves[base]; l != nil {
+				l := s.leaves[base]
+				if l != nil {
 					e.checkLeaf(s, l)
-				} else {
+				}
+				if l == nil || k.allGlobal(l) {
 					delete(c.local, base)
 				}
 			}
@@ -507,6 +509,20 @@ func (k *Kernel) freshen() {
 	c.stale, c.staleLocal = false, false
 	s.pcid = e.pcid()
 	e.freshen(s)
+}
+
+// allGlobal reports whether all mappings of a leaf, just compared, are global in
+// the page tables by now: flushes of others spare them from here on.
+func (k *Kernel) allGlobal(l *leaf) bool {
+	t, ok := k.e.table(l.base)
+	for i, left := 0, l.n; ok && left > 0; i++ {
+		if l.entries[i] == 0 {
+			continue
+		}
+		left--
+		ok = t.pte(i)&x86.PTEGlobal != 0
+	}
+	return ok
 }
 
 // checkVA drops the translations of a page that is not where it was.
