@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ring3/internal/direct/stub"
 	"ring3/internal/host"
 	"ring3/internal/x86"
@@ -23,7 +25,7 @@ func (h *pair) setMaps(s *space) {
 		return
 	}
 	k := &s.p.z.secrets
-	c.PageCall = [3]uint64{uint64(k.Page[0]) << 32, mapFixed | uint64(k.Page[1])<<32, stub.FDRAM | uint64(k.Page[2])<<32}
+	c.PageCall = [3]uint64{uint64(k.Page[0]) << 32, mapFlags | uint64(k.Page[1])<<32, stub.FDRAM | uint64(k.Page[2])<<32}
 	c.DropCall = k.Drop
 	c.StubHigh = s.p.base >> 32
 	c.MapGive = 1
@@ -46,7 +48,7 @@ func (h *pair) takeChanges(s *space, kernel *proc) {
 			continue
 		}
 		if ent &= entAddr | entPresent | entWrite; ent != 0 {
-			if _, ram := e.mem.Offset(ent.gpa()); !ram || e.room(s) <= 0 {
+			if _, ram := e.mem.Offset(ent.gpa()); !ram {
 				continue
 			}
 			ent |= entPresent
@@ -56,6 +58,10 @@ func (h *pair) takeChanges(s *space, kernel *proc) {
 			e.stats.Unmaps++
 		}
 		e.stats.Changes++
+		if ent != 0 && e.room(s) <= 0 { // unmapping has split mappings since setMaps
+			ent = 0
+			s.gone = append(s.gone, va)
+		}
 		e.set(s, va, ent)
 		h.invalidated(va)
 	}
@@ -101,5 +107,5 @@ const (
 	tablesEvery = 250 * time.Millisecond
 	tablesSlack = 16 << 20
 	// With MAP_POPULATE the host does not fault again for the page.
-	mapFixed = 0x8011 // MAP_SHARED | MAP_FIXED | MAP_POPULATE
+	mapFlags = unix.MAP_SHARED | unix.MAP_FIXED | unix.MAP_POPULATE
 )

@@ -18,7 +18,7 @@ import (
 )
 
 // ticker kicks like a timer interrupt until the test ends.
-func ticker(t *testing.T, e *Engine, d time.Duration) {
+func ticker(t testing.TB, e *Engine, d time.Duration) {
 	stop := make(chan bool)
 	done := make(chan bool)
 	go func() {

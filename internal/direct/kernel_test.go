@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"ring3/internal/bt"
 	"ring3/internal/bus"
 	"ring3/internal/cpu"
 	"ring3/internal/guestmem"
@@ -324,6 +325,51 @@ func TestKernelFlush(t *testing.T) {
 	if got := again2(); got != 9 {
 		t.Errorf("old code ran: %d", got)
 	}
+}
+
+// TestKernelGlobal has a mapping become global: a flush of the others compares it
+// once more, and not again. One that is not is compared every time.
+func TestKernelGlobal(t *testing.T) {
+	code := []byte{0x48, 0x8b, 0x03, 0xf4} // mov (%rbx), %rax; hlt
+	g := newKernelGuest(t, code, true)
+	g.st.GPR[x86.RBX] = kData
+	old, other := g.gpa(kData), g.page([]byte{1})
+	const flags = x86.PTEPresent | x86.PTEAccessed
+	read := func(what string, want uint64) {
+		t.Helper()
+		g.st.RIP, g.st.Halted = kCode, false
+		if x, err := g.k.Run(); err != nil || x != KernelStep {
+			t.Fatal(x, err)
+		}
+		if got := g.st.GPR[x86.RAX]; got != want {
+			t.Errorf("%s: read %#x, want %#x", what, got, want)
+		}
+	}
+	flush := func() { g.k.Flush(Flush{Kind: FlushNonGlobal}) }
+	read("first", 0)
+	for range 2 {
+		flush()
+		read("compared", 0)
+		g.mapPage(kData, other, flags)
+		flush()
+		read("moved", 1)
+		g.mapPage(kData, old, flags)
+		flush()
+		read("and back", 0)
+	}
+	l := g.k.s.leaf(bt.Fold(kData))
+	for i, e := range l.entries { // its neighbours, too
+		if a := bt.Unfold(l.base + uint64(i)*4096); e != 0 {
+			*g.pte(a) |= x86.PTEGlobal
+		}
+	}
+	flush()
+	read("global", 0)
+	g.mapPage(kData, other, flags|x86.PTEGlobal)
+	flush()
+	read("global, moved and spared", 0)
+	g.k.Flush(Flush{Kind: FlushPage, Addr: kData})
+	read("invalidated", 1)
 }
 
 // TestKernelKick stops an endless loop.

@@ -235,10 +235,15 @@ func (h *pair) attached() *space {
 func (h *pair) wait(s *space, kernel *proc) (*proc, error) {
 	stopped, err := h.await(s, kernel)
 	h.takeChanges(s, kernel)
-	if stopped == s.p && err == nil {
-		err = h.checkTables(s)
+	if err != nil || s.p.dead {
+		return stopped, err
 	}
-	return stopped, err
+	if err = h.checkTables(s); err == nil || stopped == s.p {
+		return stopped, err
+	}
+	// Guest kernel code goes on without it, as in kernelOnly.
+	h.u.lie, h.u.lieKey, h.u.lied = h.u.died(s, err), s.key, true
+	return stopped, nil
 }
 
 // await waits until the user stub or the kernel stub stops, and returns the one

@@ -3,6 +3,7 @@ package direct
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ var remapCode = cat([]byte{0x0f, 0x01, 0xf8}, gsWord(0x89, x86.RSP, 0x10), gsWor
 
 // remapProgram changes what pages of the area are, and reads and writes them
 // then. R10 becomes what result says.
-func remapProgram(r *rand.Rand, frames uint64, n int) (code []byte, end, result uint64) {
+func remapProgram(r *rand.Rand, frames uint64, n int) (code []byte, result uint64) {
 	emit := func(b ...byte) { code = append(code, b...) }
 	set := func(reg int, v uint64) {
 		emit(byte(0x48|reg>>3), byte(0xb8|reg&7))
@@ -58,9 +59,25 @@ func remapProgram(r *rand.Rand, frames uint64, n int) (code []byte, end, result 
 			content[frame] = uint64(i + 1000)
 		}
 	}
-	end = codeVA + uint64(len(code))
-	emit(0xf4)
-	return code, end, result
+	return code, result
+}
+
+// sum runs a program, kicked every so often, which is to make R10 want.
+func (g *faultGuest) sum(code []byte, every time.Duration, want uint64) {
+	g.t.Helper()
+	end := codeVA + uint64(len(code))
+	code = append(code, 0xf4)
+	for off := 0; off < len(code); off += 4096 {
+		g.mapPage(codeVA+uint64(off), g.page(code[off:min(off+4096, len(code))]), pteUser|x86.PTEAccessed)
+	}
+	if every != 0 {
+		ticker(g.t, g.u, every)
+	}
+	g.st.GPR[x86.R10] = 0
+	g.runTo(end)
+	if got := g.st.GPR[x86.R10]; got != want {
+		g.t.Errorf("the program has read %#x, want %#x", got, want)
+	}
 }
 
 // TestPairRemap has pages change under a program, by INVLPG in translated code:
@@ -80,21 +97,11 @@ func TestPairRemap(t *testing.T) {
 				g.poke(kPT+8*i, imm64(0))
 				g.poke(kWant+8*i, imm64(g.frames|pteUser|x86.PTENX|x86.PTEAccessed))
 			}
-			code, end, want := remapProgram(rand.New(rand.NewPCG(1, 9)), g.frames, 500)
-			for off := 0; off < len(code); off += 4096 {
-				g.mapPage(codeVA+uint64(off), g.page(code[off:min(off+4096, len(code))]), pteUser|x86.PTEAccessed)
-			}
+			code, want := remapProgram(rand.New(rand.NewPCG(1, 9)), g.frames, 500)
 			told := 0
 			invalidated := g.u.cfg.Invalidated
 			g.u.cfg.Invalidated = func(va uint64) { told++; invalidated(va) }
-			if every != 0 {
-				ticker(t, g.u, every)
-			}
-			g.st.GPR[x86.R10] = 0
-			g.runTo(end)
-			if g.st.GPR[x86.R10] != want {
-				t.Errorf("the program has read %#x, want %#x: stale pages", g.st.GPR[x86.R10], want)
-			}
+			g.sum(code, every, want)
 			s := g.u.stats
 			t.Logf("%d pages mapped and unmapped while the monitor slept, which was told of %d; %d system calls and %d faults handed over",
 				s.Changes, told, s.Handed, s.HandedFaults)
@@ -137,19 +144,7 @@ func TestPairMaps(t *testing.T) {
 				code = cat(code, []byte{0x4d, 0x6b, 0xd2, 31, 0x4c, 0x03, 0x57, 8}) // imul r10, r10, 31; add r10, [rdi+8]
 				want = want*31 + content[page]
 			}
-			end := codeVA + uint64(len(code))
-			code = append(code, 0xf4)
-			for off := 0; off < len(code); off += 4096 {
-				g.mapPage(codeVA+uint64(off), g.page(code[off:min(off+4096, len(code))]), pteUser|x86.PTEAccessed)
-			}
-			if every != 0 {
-				ticker(t, g.u, every)
-			}
-			g.st.GPR[x86.R10] = 0
-			g.runTo(end)
-			if g.st.GPR[x86.R10] != want {
-				t.Errorf("the program has read %#x, want %#x", g.st.GPR[x86.R10], want)
-			}
+			g.sum(code, every, want)
 			for i := range uint64(512) {
 				ent, pte := g.u.cur.get(areaVA+4096*i), g.word(kPT+8*i)
 				if ent != 0 && (pte&x86.PTEPresent == 0 || ent.gpa() != pte&x86.PTEAddr || ent&entWrite != 0 && pte&x86.PTEWrite == 0) {
@@ -201,9 +196,28 @@ func TestPairListensNot(t *testing.T) {
 		g.mem.AllowStubWrite(g.frames + 4096*i)
 	}
 	g.k.Flush(Flush{Kind: FlushAll})
+	// The program's own faults first, so that the handler is translated.
+	var touch []byte
+	for i := range uint32(8) {
+		touch = cat(touch, []byte{0x89, 0x04, 0x25}, imm32(areaVA+0x20000+i<<12)) // mov [page], eax
+	}
+	const touchAt = at + 0x200
+	g.poke(touchAt, append(touch, 0xf4))
+	for range 3 {
+		for i := range uint64(8) {
+			g.poke(kPT+8*(0x20+i), imm64(0))
+		}
+		g.u.Flush(Flush{Kind: FlushAll})
+		g.k.Flush(Flush{Kind: FlushAll})
+		g.user(g.hostile, touchAt)
+		g.runTo(touchAt + uint64(len(touch)))
+	}
+	if g.u.stats.Changes < 8 {
+		t.Fatalf("%d pages mapped while the monitor slept: the test tests nothing", g.u.stats.Changes)
+	}
 	ticker(t, g.u, 3*time.Millisecond)
 	events := uint64(0)
-	for i := range 6 {
+	for i := range 4 {
 		g.poke(kPT+8*5, imm64(0))
 		g.poke(kCPU+0x28, imm64(kLog))
 		before := g.word(kCPU + 0x20)
@@ -225,5 +239,37 @@ func TestPairListensNot(t *testing.T) {
 	t.Logf("the kernel saw %d faults; %d stubs died", events, g.u.stats.Deaths)
 	if events == 0 {
 		t.Error("the attack did not reach the kernel")
+	}
+}
+
+// TestPairTables has a program use RAM in more places than the monitor's books
+// allow, as one can whose kernel gives its secrets away. Its stub is given up.
+func TestPairTables(t *testing.T) {
+	// 1: mov rax, [rdi]; add rdi, 2 MiB; dec rsi; jnz 1b; 2: syscall; jmp 2b
+	code := cat([]byte{0x48, 0x8b, 0x07, 0x48, 0x81, 0xc7}, imm32(2<<20), []byte{0x48, 0xff, 0xce, 0x75, 0xf1, 0x0f, 0x05, 0xeb, 0xfc})
+	g := newPairGuest(t, cat(code, []byte{0xf4}))
+	ticker(t, g.u, 5*time.Millisecond)
+	g.st.RIP = codeVA + uint64(len(code)) - 4
+	if _, ok := g.runFor(20 * time.Millisecond); ok {
+		t.Fatal("the program ended")
+	}
+	const n = tablesSlack/4096 + 1000
+	g.u.maxLeaves = 100
+	for st := g.st; st.CPL != 3; {
+		g.runFor(time.Millisecond)
+	}
+	p := g.u.cur.p
+	for i := range uint64(n) {
+		if err := p.mmap(areaVA+i<<21, 4096, protRead, stub.FDRAM, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.execute(); err != nil {
+		t.Fatal(err)
+	}
+	g.st.RIP, g.st.GPR[x86.RDI], g.st.GPR[x86.RSI] = codeVA, areaVA, n
+	x, ok := g.runFor(10 * time.Second)
+	if !ok || x.Kind != ExitDied || !strings.Contains(x.Err.Error(), "page tables") {
+		t.Errorf("exit %v %+v, %v", x.Kind, x, ok)
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -64,7 +64,7 @@ func procFields(pid int, name string) ([][]byte, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	defer unix.Close(fd)
-	var b [1024]byte
+	var b [4096]byte
 	n, err := unix.Read(fd, b[:])
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -75,15 +75,14 @@ func procFields(pid int, name string) ([][]byte, error) {
 // PageTables is the size in bytes of the page tables that the host kernel keeps
 // for a process (proc_pid_status(5), VmPTE).
 func PageTables(pid int) (uint64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	f, err := procFields(pid, "status")
 	if err != nil {
 		return 0, err
 	}
-	for line := range bytes.Lines(b) {
-		if v, ok := bytes.CutPrefix(line, []byte("VmPTE:")); ok {
-			kib, err := strconv.ParseUint(string(bytes.TrimSuffix(bytes.TrimSpace(v), []byte(" kB"))), 10, 54)
-			return kib << 10, err
-		}
+	i := slices.IndexFunc(f, func(b []byte) bool { return string(b) == "VmPTE:" })
+	if i < 0 || i+1 == len(f) {
+		return 0, errors.New("status: no VmPTE")
 	}
-	return 0, errors.New("status: no VmPTE")
+	kib, err := strconv.ParseUint(string(f[i+1]), 10, 54)
+	return kib << 10, err
 }

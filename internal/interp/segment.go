@@ -89,9 +89,9 @@ func (c *CPU) selectTLB() {
 	}
 }
 
-// Invalidate drops the cached translations of a page, which the guest kernel has
-// invalidated in translated code.
-func (c *CPU) Invalidate(lin uint64) { c.tlb.flushPage(lin) }
+// Invalidate is INVLPG of an address, executed elsewhere: in translated code. It
+// does not tell other engines.
+func (c *CPU) Invalidate(lin uint64) { c.flushTLB(Flush{Kind: FlushPage, Addr: lin}) }
 
 // flushTLB drops cached translations. It does not tell other engines.
 func (c *CPU) flushTLB(f Flush) {

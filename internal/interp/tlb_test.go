@@ -37,6 +37,29 @@ func TestInvalidation(t *testing.T) {
 	}
 }
 
+// TestInvalidateCode moves a page of code that another page jumps to: Invalidate
+// is for fetches, too.
+func TestInvalidateCode(t *testing.T) {
+	c := newMachine(t)
+	load(t, c, 0xb8, 0, 0, 0, 0, 0xff, 0xd3, 0xf4) // mov eax, 0; call rbx; hlt
+	const other = testData + x86.PageSize
+	for i, at := range []uint64{testData, other} {
+		if err := c.Mem.WriteAt([]byte{0xb8, byte(i + 1), 0, 0, 0, 0xc3}, at); err != nil { // mov eax, i+1; ret
+			t.Fatal(err)
+		}
+	}
+	c.GPR[x86.RBX] = testData
+	for i, to := range []uint64{testData, other} {
+		*pte(c, testData) = *pte(c, testData)&^x86.PTEAddr | to
+		c.Invalidate(testData)
+		for range 2 { // the second time by the block's own jump
+			c.RIP, c.Halted = testCode, false
+			run(t, c)
+			want(t, "EAX", c.GPR[x86.RAX], uint64(i+1))
+		}
+	}
+}
+
 func TestGlobalSurvives(t *testing.T) {
 	c := newMachine(t)
 	load(t, c, 0x8b, 0x03, 0xf4)

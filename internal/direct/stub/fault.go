@@ -157,10 +157,6 @@ func (a *asm) faultTake(delta uint64) {
 	a.bytes(0x83, 0xcb, errUS)       // or ebx, imm8
 
 	a.walk("fault", "faultBack", "faultDeliver")
-	a.bytes(0x48, 0x89, 0xc8)           // mov rax, rcx
-	a.bytes(0x48, 0xc1, 0xe0, 0x0c)     // shl rax, 12
-	a.bytes(0x48, 0xc1, 0xe8, 0x3a)     // shr rax, 58: reserved address bits,
-	a.jcc(ccNE, "faultBack")            // outside RAM in the levels above
 	a.bytes(0x83, 0xcb, errP)           // or ebx, imm8
 	a.bytes(0x40, 0xf6, 0xc7, 4)        // test dil, 4: U/S
 	a.jcc(ccE, "faultDeliver")          //
@@ -255,6 +251,10 @@ func (a *asm) walk(name, back, absent string) {
 		a.bytes(0x48, 0x21, 0xcf) // and rdi, rcx
 		a.bytes(0x48, 0x09, 0xca) // or rdx, rcx
 	}
+	a.bytes(0x48, 0x89, 0xc8)       // mov rax, rcx
+	a.bytes(0x48, 0xc1, 0xe0, 0x0c) // shl rax, 12
+	a.bytes(0x48, 0xc1, 0xe8, 0x3a) // shr rax, 58: reserved address bits, outside RAM in the levels above
+	a.jcc(ccNE, back)
 }
 
 // inWindow makes the page that the entry in RCX points to an address in the

@@ -208,8 +208,9 @@ type Change struct {
 	Entry uint64 // 0: unmapped; else the guest-physical address, 1, and 2 if it is writable
 }
 
-// MaxChanges is the room for changes.
-const MaxChanges = PageSize / 16
+// MaxChanges is the room for changes: less than a page, and what a comparison
+// with a byte can tell.
+const MaxChanges = 127
 
 // MaxGone is how many pages can have been invalidated before user code runs.
 const MaxGone = MaxHandCalls - 1

@@ -1,5 +1,7 @@
 package stub
 
+import "golang.org/x/sys/unix"
+
 // Pages of user memory without the monitor. The kernel stub walks the guest's
 // page tables at the end of a page fault, and has the user stub map the page
 // before it resumes; it notes INVLPG of user pages, and has the user stub unmap
@@ -132,7 +134,7 @@ func (a *asm) maps() {
 	}
 	a.cmp32(oMapGive, 0)
 	a.jcc(ccE, stop)
-	a.cmp32(oNChanges, MaxChanges/2-MaxHandCalls-1)
+	a.cmp32(oNChanges, MaxChanges-MaxHandCalls+1)
 	a.jcc(ccAE, stop)
 	a.zero(r12) // rights of the page that is to be mapped: none
 	a.zero(rbx)
@@ -146,101 +148,97 @@ func (a *asm) maps() {
 	a.cmp32(oMapRoom, 0)
 	a.jcc(ccE, stop)
 	a.walk("map", stop, "mapCalls")
-	a.bytes(0x48, 0x89, 0xc8)       // mov rax, rcx
-	a.bytes(0x48, 0xc1, 0xe0, 0x0c) // shl rax, 12
-	a.bytes(0x48, 0xc1, 0xe8, 0x3a) // shr rax, 58: reserved address bits
-	a.jcc(ccNE, stop)
 	a.bytes(0x40, 0xf6, 0xc7, 4) // test dil, 4: U/S
 	a.jcc(ccE, "mapCalls")
 	a.bytes(0x40, 0xf6, 0xc7, pteA)
 	a.jcc(ccE, stop)
-	a.bytes(0x49, 0x89, 0xcd)              // mov r13, rcx
-	a.bytes(0x4d, 0x21, 0xc5)              // and r13, r8: the guest-physical address
-	a.bytes(0x40, 0xf6, 0xc7, pteRW)       //
-	a.jcc(ccE, "mapRead")                  //
-	a.bytes(0xf6, 0xc1, pteD)              // test cl, imm8
-	a.jcc(ccNE, "mapWrite")                //
-	a.bytes(0xf6, 0xc3, errWR)             // test bl, imm8
-	a.jcc(ccNE, stop)                      // the dirty bit is to be set
-	a.label("mapRead")                     //
-	a.bytes(0xf6, 0xc3, errWR)             //
-	a.jcc(ccNE, "mapCalls")                // not allowed: the program faults again
-	a.bytes(0x48, 0x0f, 0xba, 0xe2, 63)    // bt rdx, 63: XD
-	a.jcc(ccAE, stop)                      //
-	a.movImm(r12, protRead)                //
-	a.inWindow("mapReadPage", stop)        //
-	a.bytes(0x4c, 0x29, 0xc9)              // sub rcx, r9: the offset in the file
-	a.bytes(0x49, 0x89, 0xce)              // mov r14, rcx
-	a.jmp("mapCalls")                      //
-	a.label("mapWrite")                    //
-	a.movImm(r12, protRead|protWrite)      //
-	a.inWindow("mapWritePage", stop)       //
-	a.bytes(0x4c, 0x29, 0xc9)              // sub rcx, r9
-	a.bytes(0x49, 0x89, 0xce)              // mov r14, rcx
-	a.bytes(0x48, 0xc1, 0xe9, 0x0c)        // shr rcx, 12
-	a.ctl(true, rcx, oFlagsAt, 0, 0x03)    // add rcx, [FlagsAt]
-	a.bytes(0x0f, 0xb6, 0x01)              // movzx eax, byte [rcx]
-	a.bytes(0x83, 0xe0, PageFlags)         // and eax, imm8
-	a.cmpImm(rax, PageWrite)               //
-	a.jcc(ccNE, stop)                      //
-	a.label("mapCalls")                    // R12D rights, R13 page, R14 its offset
-	a.test32(r12)                          //
-	a.jcc(ccNE, "mapAsk")                  //
-	a.cmp32(oNGone, 0)                     //
-	a.jcc(ccE, "mapNone")                  //
-	a.label("mapAsk")                      //
-	a.rel("listens", 0xe8)                 // call
-	a.test32(rax)                          //
-	a.jcc(ccE, stop)                       //
-	a.hand(true, r15, hCalls, 0, 0x8d)     //
-	a.zero(rbp)                            // calls
-	a.zero(rbx)                            // the page, 0 for none
-	a.load32(rdi, oNChanges)               //
-	a.bytes(0xc1, 0xe7, 4)                 // shl edi, 4
-	a.area(true, rax, ChangesOff, 0, 0x8d) //
-	a.bytes(0x48, 0x01, 0xc7)              // add rdi, rax
-	a.test32(r12)                          //
-	a.jcc(ccE, "mapGone")                  //
-	a.load64(rbx, oFaultVA)                //
-	a.bytes(0x48, 0x81, 0xe3)              // and rbx, imm32
-	a.imm32(^uint32(PageSize - 1))         //
-	a.load64(rdx, oPageCall)               //
-	a.bytes(0x4c, 0x09, 0xe2)              // or rdx, r12
-	a.load64(rcx, oPageCall+8)             //
-	a.load64(r8, oPageCall+16)             //
-	a.bytes(0x4d, 0x89, 0xf1)              // mov r9, r14
-	a.handCall(sysMmap, rbx, rdx, rcx)     //
-	a.bytes(0x41, 0x83, 0xe4, protWrite)   // and r12d, imm8
-	a.bytes(0x4d, 0x09, 0xe5)              // or r13, r12
-	a.bytes(0x49, 0x83, 0xcd, 1)           // or r13, 1
-	a.change(rbx, r13)                     //
-	a.ctl(false, 1, oMapRoom, 0, 0xff)     // dec
-	a.label("mapGone")                     //
-	a.load32(r10, oNGone)                  //
-	a.cmpImm(r10, MaxGone+1)               //
-	a.jcc(ccAE, stop)                      // the guest kernel has written it
-	a.ctl(true, rsi, oGone, 0, 0x8d)       //
-	a.zero(rdx)                            //
-	a.zero(rcx)                            //
-	a.load64(r8, oDropCall)                //
-	a.load64(r9, oDropCall+8)              //
-	a.label("goneLoop")                    //
-	a.test32(r10)                          //
-	a.jcc(ccE, "mapDone")                  //
-	a.bytes(0x48, 0x8b, 0x06)              // mov rax, [rsi]
-	a.bytes(0x48, 0x83, 0xc6, 8)           // add rsi, 8
-	a.bytes(0x41, 0xff, 0xca)              // dec r10d
-	a.bytes(0x48, 0x39, 0xd8)              // cmp rax, rbx
-	a.jcc(ccE, "goneLoop")                 // it is mapped anew
-	a.handCall(sysMunmap, rax, rdx, rcx)   //
-	a.change(rax, rdx)                     //
-	a.jmp("goneLoop")                      //
-	a.label("mapDone")                     //
-	a.hand(false, rbp, hNCalls, 0, 0x89)   // mov [NCalls], ebp
-	a.area(true, rax, ChangesOff, 0, 0x8d) //
-	a.bytes(0x48, 0x29, 0xc7)              // sub rdi, rax
-	a.bytes(0xc1, 0xef, 4)                 // shr edi, 4
-	a.store32(oNChanges, rdi)              //
+	a.bytes(0x49, 0x89, 0xcd)                     // mov r13, rcx
+	a.bytes(0x4d, 0x21, 0xc5)                     // and r13, r8: the guest-physical address
+	a.bytes(0x40, 0xf6, 0xc7, pteRW)              //
+	a.jcc(ccE, "mapRead")                         //
+	a.bytes(0xf6, 0xc1, pteD)                     // test cl, imm8
+	a.jcc(ccNE, "mapWrite")                       //
+	a.bytes(0xf6, 0xc3, errWR)                    // test bl, imm8
+	a.jcc(ccNE, stop)                             // the dirty bit is to be set
+	a.label("mapRead")                            //
+	a.bytes(0xf6, 0xc3, errWR)                    //
+	a.jcc(ccNE, "mapCalls")                       // not allowed: the program faults again
+	a.bytes(0x48, 0x0f, 0xba, 0xe2, 63)           // bt rdx, 63: XD
+	a.jcc(ccAE, stop)                             //
+	a.movImm(r12, unix.PROT_READ)                 //
+	a.inWindow("mapReadPage", stop)               //
+	a.bytes(0x4c, 0x29, 0xc9)                     // sub rcx, r9: the offset in the file
+	a.bytes(0x49, 0x89, 0xce)                     // mov r14, rcx
+	a.jmp("mapCalls")                             //
+	a.label("mapWrite")                           //
+	a.movImm(r12, unix.PROT_READ|unix.PROT_WRITE) //
+	a.inWindow("mapWritePage", stop)              //
+	a.bytes(0x4c, 0x29, 0xc9)                     // sub rcx, r9
+	a.bytes(0x49, 0x89, 0xce)                     // mov r14, rcx
+	a.bytes(0x48, 0xc1, 0xe9, 0x0c)               // shr rcx, 12
+	a.ctl(true, rcx, oFlagsAt, 0, 0x03)           // add rcx, [FlagsAt]
+	a.bytes(0x0f, 0xb6, 0x01)                     // movzx eax, byte [rcx]
+	a.bytes(0x83, 0xe0, PageFlags)                // and eax, imm8
+	a.cmpImm(rax, PageWrite)                      //
+	a.jcc(ccNE, stop)                             //
+	a.label("mapCalls")                           // R12D rights, R13 page, R14 its offset
+	a.test32(r12)                                 //
+	a.jcc(ccNE, "mapAsk")                         //
+	a.cmp32(oNGone, 0)                            //
+	a.jcc(ccE, "mapNone")                         //
+	a.label("mapAsk")                             //
+	a.rel("listens", 0xe8)                        // call
+	a.test32(rax)                                 //
+	a.jcc(ccE, stop)                              //
+	a.hand(true, r15, hCalls, 0, 0x8d)            //
+	a.zero(rbp)                                   // calls
+	a.zero(rbx)                                   // the page, 0 for none
+	a.load32(rdi, oNChanges)                      //
+	a.bytes(0xc1, 0xe7, 4)                        // shl edi, 4
+	a.area(true, rax, ChangesOff, 0, 0x8d)        //
+	a.bytes(0x48, 0x01, 0xc7)                     // add rdi, rax
+	a.test32(r12)                                 //
+	a.jcc(ccE, "mapGone")                         //
+	a.load64(rbx, oFaultVA)                       //
+	a.bytes(0x48, 0x81, 0xe3)                     // and rbx, imm32
+	a.imm32(^uint32(PageSize - 1))                //
+	a.load64(rdx, oPageCall)                      //
+	a.bytes(0x4c, 0x09, 0xe2)                     // or rdx, r12
+	a.load64(rcx, oPageCall+8)                    //
+	a.load64(r8, oPageCall+16)                    //
+	a.bytes(0x4d, 0x89, 0xf1)                     // mov r9, r14
+	a.handCall(sysMmap, rbx, rdx, rcx)            //
+	a.bytes(0x41, 0x83, 0xe4, changeWrite)        // and r12d, imm8
+	a.bytes(0x4d, 0x09, 0xe5)                     // or r13, r12
+	a.bytes(0x49, 0x83, 0xcd, changePresent)      // or r13, 1
+	a.change(rbx, r13)                            //
+	a.ctl(false, 1, oMapRoom, 0, 0xff)            // dec
+	a.label("mapGone")                            //
+	a.load32(r10, oNGone)                         //
+	a.cmpImm(r10, MaxGone+1)                      //
+	a.jcc(ccAE, stop)                             // the guest kernel has written it
+	a.ctl(true, rsi, oGone, 0, 0x8d)              //
+	a.zero(rdx)                                   //
+	a.zero(rcx)                                   //
+	a.load64(r8, oDropCall)                       //
+	a.load64(r9, oDropCall+8)                     //
+	a.label("goneLoop")                           //
+	a.test32(r10)                                 //
+	a.jcc(ccE, "mapDone")                         //
+	a.bytes(0x48, 0x8b, 0x06)                     // mov rax, [rsi]
+	a.bytes(0x48, 0x83, 0xc6, 8)                  // add rsi, 8
+	a.bytes(0x41, 0xff, 0xca)                     // dec r10d
+	a.bytes(0x48, 0x39, 0xd8)                     // cmp rax, rbx
+	a.jcc(ccE, "goneLoop")                        // it is mapped anew
+	a.handCall(sysMunmap, rax, rdx, rcx)          //
+	a.change(rax, rdx)                            //
+	a.jmp("goneLoop")                             //
+	a.label("mapDone")                            //
+	a.hand(false, rbp, hNCalls, 0, 0x89)          // mov [NCalls], ebp
+	a.area(true, rax, ChangesOff, 0, 0x8d)        //
+	a.bytes(0x48, 0x29, 0xc7)                     // sub rdi, rax
+	a.bytes(0xc1, 0xef, 4)                        // shr edi, 4
+	a.store32(oNChanges, rdi)                     //
 	a.label("mapNone")
 	for _, off := range []int{oMapped, oNGone, oListens} {
 		a.set32(off, 0)
@@ -253,10 +251,10 @@ func (a *asm) maps() {
 	a.listens()
 }
 
-// Rights of mmap, of which the second is that of an entry (Change) too.
+// Bits of Change.Entry. The second is that of PROT_WRITE, too.
 const (
-	protRead  = 1
-	protWrite = 2
+	changePresent = 1
+	changeWrite   = 2
 )
 
 // handCall adds a call on one page: R15 where, EBP counts; the address, the third

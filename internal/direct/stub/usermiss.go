@@ -71,10 +71,6 @@ func (a *asm) userMiss(delta, lowest uint64) {
 	a.bytes(0x48, 0xc1, 0xe8, 0x2f)
 	a.jcc(ccNE, "sysretStop")
 	a.walk("user", "sysretStop", "sysretStop")
-	a.bytes(0x48, 0x89, 0xc8)       // mov rax, rcx
-	a.bytes(0x48, 0xc1, 0xe0, 0x0c) // shl rax, 12
-	a.bytes(0x48, 0xc1, 0xe8, 0x3a) // shr rax, 58: reserved address bits
-	a.jcc(ccNE, "sysretStop")
 	a.bytes(0x40, 0xf6, 0xc7, pteA) // test dil, imm8
 	a.jcc(ccE, "sysretStop")
 	a.bytes(0x41, 0x89, 0xcc)              // mov r12d, ecx
